@@ -152,7 +152,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return d_hidden*g, d_weight*g, None if d_bias is None else d_bias*g, None, None
 
 # %% ../nbs/02_model.ipynb #be0435c3
-@torch.compiler.disable
 def chunked_cross_entropy(
     hidden:Tensor, # (rows, dim) what the head reads
     weight:Tensor, # (vocab_size, dim) weight of the head

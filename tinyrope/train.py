@@ -8,7 +8,7 @@ Docs: https://tinyrope.github.io/tinyrope/train.html.md"""
 __all__ = ['TRAIN_CHOICES', 'PRESETS', 'PROMPTS', 'bits_per_byte', 'windows', 'evaluate_stories', 'evaluate_blocks', 'schedule',
            'orthogonalise', 'Muon', 'TrainConfig', 'configure', 'cache_folder', 'prepare', 'write_whole', 'Progress',
            'optimizer_tensors', 'restore_optimizers', 'save_checkpoint', 'weights_of', 'whole', 'newest_checkpoint',
-           'load_weights', 'Run', 'make_optimizers', 'Trainer', 'use_bf16', 'pick_device', 'processes',
+           'load_weights', 'Run', 'pack', 'make_optimizers', 'Trainer', 'use_bf16', 'pick_device', 'processes',
            'stop_on_request', 'matmul_rate', 'Log', 'tell', 'draw_curves', 'fit', 'bar_speed', 'mean_over_ranks',
            'any_rank', 'check_finite', 'measure', 'train', 'run_training', 'save', 'restore', 'finish', 'check_folder',
            'first_process_first', 'describe', 'open_folder', 'compile_model', 'command_line', 'setting', 'main',
@@ -370,7 +370,7 @@ def newest_checkpoint(
     "Find the newest whole checkpoint; damaged ones are named and passed over"
     for checkpoint in sorted(folder.glob("step-*"), reverse=True):
         if whole(checkpoint): return checkpoint
-        print(f"checkpoint {checkpoint} is damaged: using the one before it", file=sys.stderr)
+        print(f"checkpoint {checkpoint.name} is damaged: using the one before it", file=sys.stderr)
 
 # %% ../nbs/04_train.ipynb #ad8fd5f4
 def load_weights(
@@ -434,6 +434,18 @@ def _run_model(self):
 
 Run.tokenizer, Run.model = cached_property(_run_tokenizer), cached_property(_run_model)
 Run.tokenizer.__set_name__(Run, "tokenizer"); Run.model.__set_name__(Run, "model")
+
+# %% ../nbs/04_train.ipynb #3aab14be
+def pack(
+    run:Run, # a finished run
+    folder:str|Path, # where the packed run shall be
+    command:str, # the command that trained it, for the record
+):
+    "Write a small copy of a run: no checkpoints, weights in fp16"
+    folder, halves = Path(folder), {k: v.half() for k, v in weights_of(run.model).items()}
+    parts = {"model.safetensors": _tensor_bytes(halves), **{n: (run.folder/n).read_bytes() for n in ("config.json", "tokenizer.json", "metrics.jsonl", "result.json")}}
+    for name, content in parts.items(): write_whole(folder/name, content)
+    write_whole(folder/"about.json", json.dumps(dict(command=command, sha256={n: hashlib.sha256(c).hexdigest() for n, c in parts.items()}), indent=1))
 
 # %% ../nbs/04_train.ipynb #2d2e1823
 def make_optimizers(
@@ -866,4 +878,4 @@ def evaluate_main():
     command_line(score)
 
 # %% ../nbs/04_train.ipynb #a660444c
-if __name__ == "__main__" and "ipykernel" not in sys.modules and "execnb" not in sys.modules: main()
+if __name__ == "__main__" and "__file__" in globals(): main()      # not in a notebook
