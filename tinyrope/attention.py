@@ -123,8 +123,9 @@ class Attention(nn.Module):
     def forward(self, x, rope=None, mask=None, cache=None, weights=None):
         "(batch, seq, dim) → (batch, seq, dim); `rope` is (cos, sin), `cache` a `KVCache`, the rest as in `attend`"
         heads = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)      # (batch, all heads, seq, head_dim)
-        q, k, v = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=1)
-        if rope is not None: q, k = apply_rope(q, *rope), apply_rope(k, *rope)
+        qk, v = heads.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), dim=1)
+        if rope is not None: qk = apply_rope(qk, *rope)             # queries and keys turn alike, so they turn together
+        q, k = qk.split((self.n_heads, self.n_kv_heads), dim=1)
         if cache is not None: k, v = cache.append(k, v)
         y = attend(q, k, v, mask, self.dropout if self.training else 0., weights)
         return self.out(y.transpose(1, 2).flatten(2))

@@ -132,16 +132,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             d_hidden, d_weight = torch.empty_like(h), torch.zeros_like(weight)
             d_bias = None if bias is None else torch.zeros_like(bias)
             for a in range(0, len(h), chunk):
-                b = min(a + chunk, len(h))
-                logits = (h[a:b] @ w.T).float()
-                if bias is not None: logits += bias
-                log_z = logits.logsumexp(-1, keepdim=True)
-                loss += (log_z - logits.gather(1, targets[a:b, None])).sum()
-                grad = logits.sub_(log_z).exp_()                           # softmax ...
-                grad[torch.arange(b-a, device=h.device), targets[a:b]] -= 1      # ... minus onehot
-                grad = (grad / len(h)).to(dtype)
-                d_hidden[a:b] = grad @ w
-                d_weight += grad.T @ h[a:b]
+                rows, right = h[a:a+chunk], targets[a:a+chunk, None]
+                logits = (rows @ w.T).float()
+                log_p = (logits if bias is None else logits + bias).log_softmax(-1)
+                loss -= log_p.gather(1, right).sum()
+                grad = log_p.exp_()                                        # softmax ...
+                grad = grad.scatter_add_(1, right, torch.full_like(right, -1, dtype=grad.dtype)).to(dtype)      # ... minus onehot
+                d_hidden[a:a+chunk] = grad @ w
+                d_weight += grad.T @ rows
                 if bias is not None: d_bias += grad.sum(0)
         ctx.save_for_backward(d_hidden.to(hidden.dtype), d_weight, d_bias)
         return loss / len(h)
@@ -149,6 +147,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         d_hidden, d_weight, d_bias = ctx.saved_tensors
+        g = g / len(d_hidden)
         return d_hidden*g, d_weight*g, None if d_bias is None else d_bias*g, None, None
 
 # %% ../nbs/02_model.ipynb #be0435c3

@@ -1,0 +1,54 @@
+"""The project's own files agree with each other."""
+import configparser
+import hashlib
+import json
+import re
+import tomllib
+
+import pytest
+from conftest import ROOT
+from readme import FIGURE, render
+
+PROJECT = tomllib.loads((ROOT/"pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_settings_ini_mirrors_pyproject():
+    ini = configparser.ConfigParser()
+    ini.read(ROOT/"settings.ini", encoding="utf-8")
+    mirror, project = ini["DEFAULT"], PROJECT["project"]
+    assert mirror["lib_name"] == project["name"] and mirror["description"] == project["description"]
+    assert ">=" + mirror["min_python"] == project["requires-python"]
+    assert mirror["keywords"].split() == project["keywords"] and mirror["author"] == project["authors"][0]["name"]
+    assert mirror["git_url"] == project["urls"]["Repository"] and mirror["doc_host"] + mirror["doc_baseurl"] + "/" == project["urls"]["Documentation"]
+    assert mirror["tst_flags"] == PROJECT["tool"]["nbdev"]["tst_flags"] and mirror["title"] == PROJECT["tool"]["nbdev"]["title"]
+    assert f'"{mirror["version"]}"' in (ROOT/"tinyrope"/"__init__.py").read_text()
+
+
+def test_readme_follows_the_index_notebook():
+    text, picture = render()
+    assert (ROOT/"README.md").read_text(encoding="utf-8") == text, "run python tests/readme.py"
+    assert (ROOT/FIGURE).read_bytes() == picture
+
+
+def test_constraints_name_what_was_tested():
+    pins = (ROOT/"constraints.txt").read_text().lower()
+    assert "torch==2.13.0\n" in pins
+    for need in PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["dev"]:
+        assert re.split(r"[<>=]", need)[0].lower() + "==" in pins, need
+
+
+def test_bundled_model_is_what_its_record_says():
+    folder = ROOT/"tinyrope"/"assets"/"bundled"
+    for name, digest in json.loads((folder/"about.json").read_text())["sha256"].items():
+        assert hashlib.sha256((folder/name).read_bytes()).hexdigest() == digest, name
+    assert sum(f.stat().st_size for f in folder.iterdir()) < 12e6
+    measured = json.loads((ROOT/"results"/"bundled.json").read_text())
+    assert measured["model_sha256"] == hashlib.sha256((folder/"model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("notebook", sorted(p.name for p in (ROOT/"nbs").glob("*.ipynb")))
+def test_notebooks_show_no_machine_and_no_warning(notebook):
+    for cell in json.loads((ROOT/"nbs"/notebook).read_text(encoding="utf-8"))["cells"]:
+        shown = json.dumps([{k: v for k, v in o.get("data", o).items() if k != "image/png"} for o in cell.get("outputs", [])])
+        assert not re.search(r"/tmp/|/root/|/home/|/work/|C:\\\\|Warning:|it/s", shown), (cell["id"], shown[:300])
+        assert all(o["output_type"] != "error" for o in cell.get("outputs", []))
