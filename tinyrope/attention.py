@@ -40,7 +40,7 @@ def attention_weights(
     k:Tensor, # (batch, n_kv_heads, key, head_dim) keys
     mask:Tensor|None = None, # bool (True: may look) or float (added), broadcastable to (batch, n_heads, query, key); None: causal
 ) -> Tensor: # (batch, n_heads, query, key) rows that sum to 1
-    "Compute softmax(QKᵀ/√head_dim) under `mask`, in fp32"
+    "Compute softmax(QKᵀ/√head_dim) under `mask`; the softmax is taken in fp32"
     if mask is None: mask = causal_mask(q.shape[-2], k.shape[-2], q.device)
     scores = (q @ repeat_kv(k, q.shape[1]).mT).float() / math.sqrt(q.shape[-1])
     scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask

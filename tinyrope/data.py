@@ -6,14 +6,13 @@ Docs: https://tinyrope.github.io/tinyrope/data.html.md"""
 
 # %% auto #0
 __all__ = ['EOT', 'ASSETS', 'SHA256', 'MOJIBAKE', 'ENDINGS', 'HUB', 'EMBEDDED', 'split_stories', 'load_stories', 'audit',
-           'word_counts', 'train_bpe', 'load_tokenizer', 'token_bytes', 'keep_story', 'original_split', 'read_stories',
+           'word_counts', 'train_bpe', 'token_bytes', 'load_tokenizer', 'keep_story', 'original_split', 'read_stories',
            'TokenStore', 'tokenizer_hash', 'build_store', 'Batches', 'eval_blocks', 'hash_word', 'overlap']
 
 # %% ../nbs/03_data.ipynb #3ae1c962
 import hashlib
 import json
 import lzma
-import os
 import random
 import shutil
 import tempfile
@@ -87,20 +86,6 @@ def train_bpe(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
     return tokenizer
 
-# %% ../nbs/03_data.ipynb #80df9a3c
-def load_tokenizer(
-    name:str|Path="gpt2", # "gpt2", or the path of a `tokenizer.json`
-): # tokenizers.Tokenizer
-    "Load a tokenizer. Raises FileNotFoundError if there is none, ValueError if it is damaged or has no end-of-text token"
-    from tokenizers import Tokenizer
-    if str(name) == "gpt2": text = lzma.decompress((ASSETS/"gpt2-tokenizer.json.xz").read_bytes()).decode()
-    elif Path(name).is_file(): text = Path(name).read_text(encoding="utf-8")
-    else: raise FileNotFoundError(f"no tokenizer at {name}: give 'gpt2' or the path of a tokenizer.json (training a model writes one)")
-    try: tokenizer = Tokenizer.from_str(text)
-    except Exception as e: raise ValueError(f"the tokenizer {name} is damaged ({e}): copy it again, or train anew") from e
-    if tokenizer.token_to_id(EOT) is None: raise ValueError(f"the tokenizer {name} has no {EOT} token: add it as a special token")
-    return tokenizer
-
 # %% ../nbs/03_data.ipynb #7bd3a644
 def token_bytes(
     tokenizer, # a byte-level tokenizer
@@ -109,6 +94,24 @@ def token_bytes(
     sizes = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
     for token, i in tokenizer.get_vocab().items(): sizes[i] = 0 if token == EOT else len(token)
     return sizes
+
+# %% ../nbs/03_data.ipynb #b449f5b3
+def load_tokenizer(
+    name:str|Path="gpt2", # "gpt2", or the path of a `tokenizer.json`
+): # tokenizers.Tokenizer
+    "Load a tokenizer. Raises FileNotFoundError if there is none, ValueError if it is damaged or has no end-of-text token"
+    from tokenizers import Tokenizer
+    if str(name) == "gpt2": text = lzma.decompress((ASSETS/"gpt2-tokenizer.json.xz").read_bytes()).decode()
+    elif Path(name).is_file(): text = Path(name).read_text(encoding="utf-8", errors="replace")
+    else: raise FileNotFoundError(f"no tokenizer at {name}: give 'gpt2' or the path of a tokenizer.json (training a model writes one)")
+    try: tokenizer = Tokenizer.from_str(text)
+    except Exception as e: raise ValueError(f"the tokenizer {name} is damaged ({e}): copy it again, or train anew") from e
+    if tokenizer.token_to_id(EOT) is None: raise ValueError(f"the tokenizer {name} has no {EOT} token: add it as a special token")
+    probe = "Once upon a time, a naïve 🐉 said: “no”.\n"
+    ids = tokenizer.encode(probe, add_special_tokens=False).ids
+    if max(tokenizer.get_vocab().values()) >= tokenizer.get_vocab_size() or token_bytes(tokenizer)[ids].sum() != len(probe.encode()):
+        raise ValueError(f"the tokenizer {name} is not byte-level, or its ids have gaps: bits per byte could not be counted; train one with train_bpe")
+    return tokenizer
 
 # %% ../nbs/03_data.ipynb #12d9765c
 def keep_story(
@@ -155,10 +158,11 @@ def read_stories(
 
 # %% ../nbs/03_data.ipynb #50f1ae4c
 def _lines(name):
+    "Yield the lines of a text file, plain or .xz"
     opener = lzma.open if name.endswith(".xz") else open
     try:
-        with opener(name, "rt", encoding="utf-8") as f: yield from f
-    except UnicodeDecodeError as e: raise ValueError(f"{name} is not UTF-8 ({e.reason} at byte {e.start}): convert it, e.g. with iconv") from e
+        with opener(name, "rt", encoding="utf-8-sig") as f: yield from f
+    except UnicodeDecodeError as e: raise ValueError(f"{name} is not UTF-8 ({e.reason}): convert it, e.g. with iconv") from e
     except (lzma.LZMAError, EOFError) as e: raise ValueError(f"{name} is not a whole .xz file: copy it again") from e
 
 def _not_empty(texts, name):
@@ -169,7 +173,9 @@ def _not_empty(texts, name):
             yield text
     if not found: raise ValueError(f"{name} holds no text: give a file with stories")
 
+# %% ../nbs/03_data.ipynb #8bebe4f7
 def _read_txt(name):
+    "Yield the stories of a text file, parted by end-of-text marks anywhere in it"
     def stories():
         story = []
         for line in _lines(name):
@@ -183,12 +189,16 @@ def _read_txt(name):
 
 # %% ../nbs/03_data.ipynb #afcb77cd
 def _field(row, name, field="text"):
-    if field not in row: raise ValueError(f"{name} has no field {field!r}, only {sorted(row)}: rename the field that holds the text to {field!r}")
+    "The text of a row. Raises ValueError if it has none"
+    if not isinstance(row, dict): raise ValueError(f"{name} holds {row!r} where a row with a field {field!r} was expected")
+    if not isinstance(row.get(field), str):
+        raise ValueError(f"{name} has no field {field!r} with text, only {sorted(row)}: rename the field that holds the text to {field!r}")
     return row[field]
 
 def _read_jsonl(name):
     def rows():
         for i, line in enumerate(_lines(name), 1):
+            if not line.strip(): continue
             try: row = json.loads(line)
             except json.JSONDecodeError as e: raise ValueError(f"{name}, line {i}, is not JSON: {e.msg}") from e
             yield _field(row, name)
@@ -215,12 +225,14 @@ class TokenStore:
         verify:bool=True, # check the SHA-256 of all tokens?
     ):
         self.folder = Path(folder)
-        if not (self.folder/"store.json").is_file(): raise FileNotFoundError(f"no token store at {folder}: make one with build_store")
-        self.about = json.loads((self.folder/"store.json").read_text())
+        if not self.folder.is_dir(): raise FileNotFoundError(f"no token store at {folder}: make one with build_store")
         data = self.folder/"tokens.bin"
-        whole = data.is_file() and data.stat().st_size == self.about["tokens"]*np.dtype(self.about["dtype"]).itemsize
-        if not whole or verify and _sha256(data) != self.about["sha256"]:
-            raise ValueError(f"the token store {folder} is damaged or cut short: delete the folder, and it is made again")
+        try:
+            self.about = json.loads((self.folder/"store.json").read_text())
+            whole = data.stat().st_size == self.about["tokens"]*np.dtype(self.about["dtype"]).itemsize
+            whole = whole and (not verify or _sha256(data) == self.about["sha256"])
+        except (OSError, ValueError, KeyError, TypeError): whole = False
+        if not whole: raise ValueError(f"the token store {folder} is damaged or cut short: delete the folder, and it is made again")
         self.tokens = np.memmap(data, dtype=self.about["dtype"], mode="r")
 
     def __len__(self): return self.about["tokens"]
@@ -241,23 +253,32 @@ def build_store(
     original:bool=False, # filter and cut the stories as the original run did
 ) -> TokenStore:
     "Tokenize stories, a thousand at a time, into a store that appears whole or not at all"
-    from tqdm.auto import tqdm
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part, n, kept = Path(tempfile.mkdtemp(prefix=folder.name + ".part-", dir=folder.parent)), 0, 0
-    dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        with open(part/"tokens.bin", "wb") as f, tqdm(desc="tokenizing", unit=" stories", disable=None, leave=False) as bar:
-            for ids in _encode(stories, tokenizer, original, bar):
-                np.asarray(ids, dtype).tofile(f)
-                n, kept = n + len(ids), kept + 1
-        if not kept: raise ValueError("no story was left to tokenize: check the corpus and the filter")
-        about = dict(tokens=n, stories=kept, dtype=np.dtype(dtype).name, eot=tokenizer.token_to_id(EOT),
-                     sha256=_sha256(part/"tokens.bin"), tokenizer_sha256=tokenizer_hash(tokenizer))
+        about = _write_tokens(stories, tokenizer, part/"tokens.bin", original)
         (part/"store.json").write_text(json.dumps(about, indent=1))
-        part.rename(folder)
+        try: part.rename(folder)
+        except OSError:
+            if not (folder/"store.json").exists(): raise         # else another process was faster, with the same result
     finally: shutil.rmtree(part, ignore_errors=True)
     return TokenStore(folder)
+
+# %% ../nbs/03_data.ipynb #502382c4
+def _write_tokens(stories, tokenizer, path, original) -> dict:
+    "Write the tokens of all stories to a file; returns what store.json says about it"
+    from tqdm import tqdm
+    n = kept = 0
+    dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
+    with open(path, "wb") as f, tqdm(desc="tokenizing", unit=" stories", disable=None, leave=False) as bar:
+        for ids in _encode(stories, tokenizer, original, bar):
+            np.asarray(ids, dtype).tofile(f)
+            n, kept = n + len(ids), kept + 1
+    if not kept: raise ValueError(f"no story was left to tokenize: a corpus needs at least 25 texts (parted by {EOT} in a .txt file), "
+                                  "of which every 25th is kept for validation, and the filter must leave some")
+    return dict(tokens=n, stories=kept, dtype=np.dtype(dtype).name, eot=tokenizer.token_to_id(EOT), sha256=_sha256(path),
+                tokenizer_sha256=tokenizer_hash(tokenizer))
 
 # %% ../nbs/03_data.ipynb #181a5f3b
 def _encode(stories, tokenizer, original, bar):
@@ -281,7 +302,8 @@ class Batches:
     world_size:int = 1  # number of processes
 
     def __post_init__(self):
-        if self.n_blocks < 1: raise ValueError(f"the corpus has {len(self.store):,} tokens, one row needs {2*self.seq_len:,}: use more text or a shorter seq_len")
+        if self.n_blocks < 1:
+            raise ValueError(f"the corpus has {len(self.store):,} tokens, one row needs {2*self.seq_len:,}: use more text or a shorter seq_len")
         if self.batch_size < 1 or self.batch_size % self.world_size:
             raise ValueError(f"batch_size={self.batch_size} cannot be shared by {self.world_size} processes: make it a multiple")
 
@@ -319,6 +341,7 @@ def eval_blocks(
 
 # %% ../nbs/03_data.ipynb #1c6d9052
 def _run_hashes(text, n):
+    "Hash each run of `n` words to one number, as a polynomial in a large odd constant"
     words = np.fromiter((hash_word(w) for w in text.lower().split()), np.uint64)
     runs = max(0, len(words) - n + 1)
     odd = np.uint64(0x9E3779B97F4A7C15)
@@ -327,7 +350,9 @@ def _run_hashes(text, n):
     return total
 
 @lru_cache(maxsize=1 << 18)
-def hash_word(word): return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+def hash_word(word:str) -> int:
+    "64-bit hash of a word, the same on every machine"
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 # %% ../nbs/03_data.ipynb #cdc8fbb4
 def overlap(

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .data import ENDINGS, EOT, load_stories, overlap
+from .data import ENDINGS, EOT
 from .model import Transformer, decode, extend_context
 from .train import Run, command_line, pick_device
 
@@ -51,7 +51,7 @@ class Sampling:
     seed:int = 0                    # of the draws
 
     def __post_init__(self):
-        if self.temperature < 0: raise ValueError(f"temperature must be at least 0 (0 is greedy), got {self.temperature}")
+        if not 0 <= self.temperature < float("inf"): raise ValueError(f"temperature must be at least 0 (0 is greedy), got {self.temperature}")
         if self.top_k < 0: raise ValueError(f"top_k must be at least 0 (0 keeps all tokens), got {self.top_k}")
         if not 0 < self.top_p <= 1: raise ValueError(f"top_p must be in (0, 1] (1 keeps all tokens), got {self.top_p}")
         if not 0 <= self.min_p < 1: raise ValueError(f"min_p must be in [0, 1) (0 keeps all tokens), got {self.min_p}")
@@ -68,7 +68,7 @@ class Sampler:
         s, z = self.s, logits.float().cpu()
         if s.top_k > z.shape[-1]: raise ValueError(f"top_k={s.top_k} exceeds the vocabulary of {z.shape[-1]} tokens: use a smaller one, or 0 for all")
         if self.seen is not None: z = torch.where(self.seen, torch.where(z > 0, z/s.repetition_penalty, z*s.repetition_penalty), z)
-        if s.temperature > 0: z = z / s.temperature
+        if s.temperature > 0: z = (z - z.amax(-1, keepdim=True)) / s.temperature         # the largest at 0, so that nothing overflows
         if s.top_k: z = keep_top_k(z, s.top_k)
         if s.top_p < 1: z = keep_top_p(z, s.top_p)
         return keep_min_p(z, s.min_p) if s.min_p else z
@@ -84,15 +84,13 @@ class Sampler:
 
 # %% ../nbs/06_generation.ipynb #25775997
 def prompt_ids(
-    model:Transformer, # whose context limits the prompt
+    model:Transformer, # whose vocabulary it must be
     tokenizer, # its tokenizer
     prompt:str, # how the story begins
 ) -> list: # token ids, end-of-text first
-    "Encode a prompt. Raises ValueError if it is empty, too long for the context, or not in the model's vocabulary"
+    "Encode a prompt. Raises ValueError if it is empty, or not in the model's vocabulary"
     if not prompt.strip(): raise ValueError("the prompt is empty: give the first words of a story, such as 'Once upon a time'")
-    ids = [tokenizer.token_to_id(EOT)] + tokenizer.encode(prompt).ids
-    if len(ids) >= model.config.seq_len:
-        raise ValueError(f"the prompt has {len(ids) - 1} tokens, the context only {model.config.seq_len}: shorten the prompt, or extend the context")
+    ids = [tokenizer.token_to_id(EOT)] + tokenizer.encode(prompt, add_special_tokens=False).ids
     if max(ids) >= model.config.vocab_size:
         raise ValueError(f"token id {max(ids)} is outside the model's vocabulary of {model.config.vocab_size}: this is not the model's tokenizer")
     return ids
@@ -102,16 +100,18 @@ def room_for(
     model:Transformer, # whose context is looked at
     n_prompt:int, # tokens of the prompt
     max_new_tokens:int|None, # wanted; None: what fits
-    extend:str|None, # "linear", "ntk" or "yarn": extend the context instead of warning
+    extend:str|None, # "linear", "ntk" or "yarn": extend the context if more is needed
 ) -> tuple[Transformer, int]: # the model, perhaps with an extended context, and how many tokens to generate
-    "Decide how much to generate; beyond the trained context the model is extended if asked, else it warns"
-    wanted = model.config.seq_len - n_prompt if max_new_tokens is None else max_new_tokens
-    if wanted < 1: raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-    total = n_prompt + wanted
-    if extend and total > model.config.seq_len: model = extend_context(model, total/model.config.seq_len + .01, extend)
+    "Decide how much to generate. Raises ValueError if the prompt is too long, or nothing is to be generated"
+    context = model.config.seq_len
+    if n_prompt >= context and not extend:
+        raise ValueError(f"the prompt has {n_prompt - 1} tokens, the context only {context}: shorten the prompt, or extend the context (--extend yarn)")
+    if max_new_tokens is not None and max_new_tokens < 1: raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    wanted = max_new_tokens or (context - n_prompt if n_prompt < context else context)
+    if extend and n_prompt + wanted > context: model = extend_context(model, (n_prompt + wanted)/context + .01, extend)
     return model, wanted
 
-# %% ../nbs/06_generation.ipynb #93109036
+# %% ../nbs/06_generation.ipynb #bc1ce1ad
 def stream(
     model:Transformer, # in eval mode
     tokenizer, # its tokenizer
@@ -131,6 +131,7 @@ def stream(
         if not text.endswith("\ufffd"):
             yield text[shown:]
             shown = len(text)
+    yield tokenizer.decode(new)[shown:]         # what was held back when the story ended
 
 # %% ../nbs/06_generation.ipynb #bffe05d2
 def generate(
@@ -193,7 +194,7 @@ def newest_run(
     folder:Path = Path("runs"), # where runs are
 ) -> str: # a run folder, or "bundled"
     "Find the newest run that has weights"
-    done = [p for p in Path(folder).glob("*/") if (p/"model.safetensors").exists() or (p/"best").exists()]
+    done = [p for p in Path(folder).glob("*/") if (p/"config.json").exists() and ((p/"model.safetensors").exists() or (p/"best").exists())]
     return str(max(done, key=lambda p: (p/"config.json").stat().st_mtime)) if done else "bundled"
 
 # %% ../nbs/06_generation.ipynb #d9d09c2e
@@ -221,11 +222,13 @@ def tell_stories(a):
     if a.n < 1: raise ValueError(f"--n must be at least 1, got {a.n}")
     name, seed = a.model or newest_run(), int(time.time()) % 100_000 if a.seed is None else a.seed
     run = Run(name)
-    model = run.model.to(pick_device(a.device))
+    device = pick_device(a.device)
+    if device.type == "cpu": torch.set_num_threads(1)           # one token is too little work to share
+    model = run.model.to(device)
     print(f"[{name}, seed {seed}]", file=sys.stderr)
     warnings.showwarning = lambda message, *_: print(f"\n[{message}]", file=sys.stderr)
     for i in range(a.n):
         settings = Sampling(a.repetition_penalty, a.temperature, a.top_k, a.top_p, a.min_p, seed + i)
         pieces = stream(model, run.tokenizer, a.prompt, a.max_new_tokens, settings, a.extend)
         for k, piece in enumerate(pieces): print((a.prompt if k == 0 else "") + piece, end="", flush=True)
-        print("\n" if i == a.n - 1 else f"\n{EOT}")
+        print(f"\n{EOT}" if i < a.n - 1 else "")
