@@ -5,12 +5,14 @@ alike; medians and their ratio are printed and written to results/training_step.
 import argparse
 import json
 import os
+import platform
 import time
 from datetime import date
 from pathlib import Path
 from statistics import median
 
 import torch
+import transformers
 from laptop import cpu_name
 from tinyrope.model import ModelConfig, Transformer
 from tinyrope.train import TrainConfig, make_optimizers
@@ -69,8 +71,8 @@ def main():
             step(tokens)
             if r >= 2: times[name].append(time.perf_counter() - start)
     speed = {name: round(a.rows*c.seq_len/median(t)) for name, t in times.items()}
-    result = dict(command="python benchmarks/training_step.py", rounds=a.rounds, rows=a.rows, threads=torch.get_num_threads(), cpu=cpu_name(), cores=os.cpu_count(),
-                  torch=torch.__version__, date=str(date.today()), tokens_per_second=speed, ratio={n: round(s/speed[PEER], 2) for n, s in speed.items()}, seconds=times)
+    result = dict(command="python benchmarks/training_step.py", rounds=a.rounds, rows=a.rows, threads=torch.get_num_threads(), cpu=cpu_name(), cores=os.cpu_count(), seed=0,
+                  versions=dict(python=platform.python_version(), torch=torch.__version__, transformers=transformers.__version__), date=str(date.today()), tokens_per_second=speed, ratio={n: round(s/speed[PEER], 2) for n, s in speed.items()}, seconds=times)
     Path(a.out).parent.mkdir(exist_ok=True)
     Path(a.out).write_text(json.dumps(result, indent=1))
     for name, s in speed.items(): print(f"{name:45} {s:8,} tokens/s  {s/speed[PEER]:.2f} x")
