@@ -1,7 +1,8 @@
 """Shared by the tests of what does not belong in a notebook: commands, processes, and the project's own files."""
 import os
+import shutil
 import subprocess
-import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def environment(tmp_path_factory):
 def run(tmp_path, environment):
     "Run an installed command in a temporary folder; returns what it printed, fails on another exit status than `status`"
     def call(*command, status=0):
-        program = str(Path(sys.executable).parent / command[0])
+        program = shutil.which(command[0], path=sysconfig.get_path("scripts"))
         done = subprocess.run([program, *map(str, command[1:])], cwd=tmp_path, env=environment, capture_output=True, text=True,
                               encoding="utf-8", timeout=300)
         assert done.returncode == status, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"

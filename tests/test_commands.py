@@ -7,7 +7,8 @@ import pytest
 
 from tinyrope.data import EOT, load_stories
 
-SMOKE = ("tinyrope-train", "--preset", "smoke", "--device", "cpu")
+CPU = ("--device", "cpu")
+SMOKE = ("tinyrope-train", "--preset", "smoke", *CPU)
 
 
 def test_train_then_generate_then_evaluate(run, tmp_path):
@@ -17,22 +18,22 @@ def test_train_then_generate_then_evaluate(run, tmp_path):
     for name in ("config.json", "tokenizer.json", "metrics.jsonl", "samples.jsonl", "curves.png", "model.safetensors", "result.json", "best", "last"):
         assert (folder/name).is_file(), name
 
-    told = run("tinyrope-generate", "Once upon a time", "--max-new-tokens", "20", "--seed", "1")
+    told = run("tinyrope-generate", "Once upon a time", "--max-new-tokens", "20", "--seed", "1", *CPU)
     assert told.stdout.startswith("Once upon a time") and "first" in told.stderr      # the newest run, without naming it
-    again = run("tinyrope-generate", "Once upon a time", "--max-new-tokens", "20", "--seed", "1")
+    again = run("tinyrope-generate", "Once upon a time", "--max-new-tokens", "20", "--seed", "1", *CPU)
     assert told.stdout == again.stdout
 
     (tmp_path/"few.txt").write_text(EOT.join(load_stories("test")[:5]), encoding="utf-8")
-    score = json.loads(run("tinyrope-evaluate", "runs/first", "--text", "few.txt", "--json").stdout)
+    score = json.loads(run("tinyrope-evaluate", "runs/first", "--text", "few.txt", "--json", *CPU).stdout)
     assert set(score) == {"loss", "perplexity", "bits_per_byte", "bytes_per_token", "stories", "tokens", "bytes"}
     assert score["stories"] == 5 and score["bytes"] == sum(len(s.encode()) for s in load_stories("test")[:5])
 
 
 def test_bundled_model_tells_and_scores(run, tmp_path):
-    two = run("tinyrope-generate", "The dragon", "--model", "bundled", "--n", "2", "--seed", "3", "--max-new-tokens", "30", "--top-k", "50", "--top-p", "0.9").stdout
+    two = run("tinyrope-generate", "The dragon", "--model", "bundled", "--n", "2", "--seed", "3", "--max-new-tokens", "30", "--top-k", "50", "--top-p", "0.9", *CPU).stdout
     assert two.count("The dragon") >= 2 and EOT in two
     (tmp_path/"few.txt").write_text(EOT.join(load_stories("test")[:40]), encoding="utf-8")
-    assert json.loads(run("tinyrope-evaluate", "bundled", "--text", "few.txt", "--json").stdout)["bits_per_byte"] < .9
+    assert json.loads(run("tinyrope-evaluate", "bundled", "--text", "few.txt", "--json", *CPU).stdout)["bits_per_byte"] < .9
 
 
 @pytest.mark.parametrize("command", ["tinyrope-train", "tinyrope-generate", "tinyrope-evaluate"])
@@ -45,7 +46,8 @@ def test_help_names_what_can_be_given(run, command):
     (("tinyrope-train", "--set", "n_heads=5"), "n_heads must divide dim"),
     (("tinyrope-train", "--set", "corpus=missing.txt"), "no corpus 'missing.txt'"),
     (("tinyrope-train", "--set", "learning=1"), "unknown setting ['learning']"),
-    (("tinyrope-train", "--device", "cuda:9", "--preset", "smoke"), "is not available here"),
+    (("tinyrope-train", "--set", "n_layers=many"), "n_layers must be int, got 'many'"),
+    (("tinyrope-train", "--device", "cuda:99", "--preset", "smoke"), "is not available here"),
     (("tinyrope-generate", " ", "--model", "bundled"), "the prompt is empty"),
     (("tinyrope-generate", "Tom", "--model", "bundled", "--temperature", "-1"), "temperature must be at least 0"),
     (("tinyrope-generate", "Tom", "--model", "bundled", "--top-p", "2"), "top_p must be in (0, 1]"),

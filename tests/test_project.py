@@ -30,6 +30,15 @@ def test_readme_follows_the_index_notebook():
     assert (ROOT/FIGURE).read_bytes() == picture
 
 
+def test_readme_says_what_was_measured():
+    text = (ROOT/"README.md").read_text(encoding="utf-8")
+    laptop, bundled, speed = (json.loads((ROOT/"results"/f"{name}.json").read_text()) for name in ("laptop", "bundled", "training_step"))
+    assert f"**{laptop['bits_per_byte']:.3f} bits per byte** on validation" in text
+    assert f"perplexity {laptop['perplexity']:.2f}" in text and f"in {laptop['wall_seconds']/60:.1f} minutes" in text
+    assert f"**{bundled['test']['bits_per_byte']:.3f} bits per byte** on the test stories" in text
+    assert all(f"{speed['ratio'][name]:.2f}" in text for name in ("tinyrope, AdamW", "tinyrope, AdamW, compiled"))
+
+
 def test_constraints_name_what_was_tested():
     pins = (ROOT/"constraints.txt").read_text().lower()
     assert "torch==2.13.0\n" in pins

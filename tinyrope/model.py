@@ -204,6 +204,7 @@ class Transformer(nn.Module):
 def hidden(self:Transformer, tokens, cache=None, mask=None, weights=None):
     "Final normalised states (batch, seq, dim) of tokens (batch, seq)"
     start = cache[0].length if cache else 0
+    self.check_tokens(tokens)
     x, rope, mask = self.place(self.embedding(tokens), start, mask)
     x = self.dropout(x)
     for i, block in enumerate(self.blocks): x = block(x, rope, mask, cache[i] if cache else None, weights)
@@ -229,6 +230,14 @@ def tables(self:Transformer,
     if c.position != "rope": return {}
     freqs, scale = scaled_frequencies(c.head_dim, c.rope_base, c.rope_method, c.rope_factor, round(c.seq_len/c.rope_factor))
     return dict(zip(("cos", "sin"), rope_tables(n, freqs if device is None else freqs.to(device), start, scale)))
+
+# %% ../nbs/02_model.ipynb #7ccc20ba
+@patch
+def check_tokens(self:Transformer, tokens):
+    "Raise ValueError for a token id outside the vocabulary (on the CPU; elsewhere looking would mean waiting)"
+    if torch.compiler.is_compiling() or tokens.device.type != "cpu" or not tokens.numel(): return
+    if (largest := int(tokens.max())) >= self.config.vocab_size:
+        raise ValueError(f"token id {largest} is outside the vocabulary of {self.config.vocab_size}: use the tokenizer that the model was trained with")
 
 # %% ../nbs/02_model.ipynb #4fa9ce11
 @patch

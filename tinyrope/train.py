@@ -8,13 +8,13 @@ Docs: https://tinyrope.github.io/tinyrope/train.html.md"""
 __all__ = ['TRAIN_CHOICES', 'PRESETS', 'PROMPTS', 'ROW', 'bits_per_byte', 'windows', 'evaluate_stories', 'rows_at_once',
            'evaluate_blocks', 'schedule', 'orthogonalise', 'muon_update', 'Muon', 'TrainConfig', 'check_training',
            'configure', 'cache_folder', 'texts_of', 'prepare', 'stories_in', 'write_whole', 'Progress',
-           'optimizer_tensors', 'restore_optimizers', 'save_checkpoint', 'tensor_bytes', 'weights_of', 'sync_folder',
-           'whole', 'newest_checkpoint', 'load_weights', 'Run', 'read_rows', 'keep_rows', 'pack', 'make_optimizers',
-           'Trainer', 'step_seed', 'use_bf16', 'pick_device', 'processes', 'stop_on_request', 'matmul_rate', 'Log',
-           'tell', 'draw_curves', 'fit', 'look', 'progress_bar', 'mean_over_ranks', 'any_rank', 'measure', 'save',
-           'point', 'restore', 'finish', 'check_folder', 'first_process_first', 'describe', 'open_folder',
-           'compile_model', 'train', 'make_trainer', 'run_training', 'command_line', 'setting', 'main',
-           'read_evaluation_text', 'evaluate_main']
+           'optimizer_tensors', 'restore_optimizers', 'save_checkpoint', 'tensor_bytes', 'read_tensors', 'weights_of',
+           'sync_folder', 'whole', 'newest_checkpoint', 'load_weights', 'Run', 'read_rows', 'keep_rows', 'pack',
+           'make_optimizers', 'Trainer', 'step_seed', 'use_bf16', 'pick_device', 'processes', 'stop_on_request',
+           'matmul_rate', 'Log', 'tell', 'draw_curves', 'fit', 'look', 'progress_bar', 'mean_over_ranks', 'any_rank',
+           'measure', 'save', 'point', 'restore', 'finish', 'check_folder', 'first_process_first', 'describe',
+           'open_folder', 'can_compile', 'compile_model', 'train', 'make_trainer', 'run_training', 'command_line',
+           'setting', 'main', 'read_evaluation_text', 'evaluate_main']
 
 # %% ../nbs/04_train.ipynb #d94b3d49
 import argparse, ast, errno, hashlib, json, math, os, platform, shutil, signal, sys, tempfile, time
@@ -30,7 +30,7 @@ import torch.distributed as dist
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .data import (ASSETS, EMBEDDED, EOT, SHA256, Batches, TokenStore, _sha256, build_store, eval_blocks, load_tokenizer,
+from .data import (ASSETS, EMBEDDED, EOT, SHA256, Batches, TokenStore, _read_txt, _sha256, build_store, eval_blocks, load_tokenizer,
                            original_split, read_stories, split_stories, token_bytes, tokenizer_hash, train_bpe)
 from .model import SIZES, ModelConfig, Transformer, check_types, decode, flops_per_token
 
@@ -317,7 +317,8 @@ class Progress:
     step:int = 0                    # steps taken
     best_loss:float = math.inf      # lowest validation loss so far
     best_step:int = 0               # ... and when
-    no_gain:int = 0                 # evaluations since
+    patience_from:float = math.inf  # validation loss that the next gain is counted from
+    no_gain:int = 0                 # evaluations since the last gain
     seconds:float = 0.              # time spent training
     loss_sum:float = 0.             # training losses since the last evaluation
     loss_count:int = 0              # ... and how many
@@ -368,6 +369,11 @@ def tensor_bytes(tensors:dict) -> bytes:
     from safetensors.torch import save
     return save({k: v.detach().contiguous().cpu() for k, v in tensors.items()})
 
+def read_tensors(path:Path) -> dict:
+    "Read named tensors into memory of their own (nothing stays mapped, so the file can be removed on any system)"
+    from safetensors.torch import load
+    return load(Path(path).read_bytes())
+
 def weights_of(model:Transformer) -> dict: # name → tensor
     "Collect the weights of a model, a tied head once"
     return {k: v for k, v in model.state_dict().items() if not (model.config.tied and k == "head.weight")}
@@ -389,12 +395,12 @@ def whole(checkpoint:Path) -> bool:
 def newest_checkpoint(
     folder:Path, # the run's `checkpoints` folder
 ) -> Path|None:
-    "Find the newest whole checkpoint whose best one is whole too; damaged ones are named and passed over"
-    for checkpoint in sorted(folder.glob("step-*"), reverse=True):
-        if whole(checkpoint):
-            best = json.loads((checkpoint/"progress.json").read_text())["best_step"]
-            if not best or whole(folder/f"step-{best:07d}"): return checkpoint
-        print(f"checkpoint {checkpoint.name}, or the best one it refers to, is damaged: using the one before it")
+    "Find the newest whole checkpoint; damaged ones are named and passed over. Raises ValueError if none of several is whole"
+    found = sorted(folder.glob("step-*"), reverse=True)
+    for checkpoint in found:
+        if whole(checkpoint): return checkpoint
+        print(f"checkpoint {checkpoint.name} is damaged: using the one before it")
+    if found: raise ValueError(f"no checkpoint in {folder} is whole: delete the run folder to start again")
 
 # %% ../nbs/04_train.ipynb #ad8fd5f4
 def load_weights(
@@ -402,16 +408,32 @@ def load_weights(
     path:Path, # a .safetensors file
 ):
     "Load weights. Raises FileNotFoundError or ValueError if the file is missing, damaged, or of another model"
-    from safetensors.torch import load_file
     if not Path(path).is_file(): raise FileNotFoundError(f"no weights at {path}: train a model first (tinyrope-train), or use 'bundled'")
-    try: tensors = load_file(path)
+    try: tensors = read_tensors(path)
     except Exception as e: raise ValueError(f"the weights {path} are damaged ({e}): copy them again, or resume the run") from e
     expected = weights_of(model)
     wrong = [k for k in expected.keys() | tensors.keys() if k not in tensors or k not in expected or tensors[k].shape != expected[k].shape]
     if wrong: raise ValueError(f"the weights {path} are of another model: {sorted(wrong)[:3]} do not fit its config.json")
     model.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
 
-# %% ../nbs/04_train.ipynb #d235aae7
+# %% ../nbs/04_train.ipynb #cef3dad2
+def _run_tokenizer(self):
+    "The tokenizer of the run. Raises ValueError if it is not the one the model was trained with"
+    tokenizer = load_tokenizer(self.folder/"tokenizer.json")
+    if tokenizer_hash(tokenizer) != self.config["tokenizer_sha256"]:
+        raise ValueError(f"{self.folder/'tokenizer.json'} is not the tokenizer this model was trained with: copy the run folder as a whole")
+    return tokenizer
+
+def _run_model(self):
+    "The best model of the run, in eval mode. Raises FileNotFoundError or ValueError if its weights are missing or damaged"
+    model, path = Transformer(ModelConfig(**self.config["model"])), self.folder/"model.safetensors"
+    if not path.exists() and (self.folder/"best").exists(): path = self.folder/"checkpoints"/(self.folder/"best").read_text().strip()/path.name
+    elif (self.folder/"result.json").exists() and path.exists() and self.result["model_sha256"] != _sha256(path):
+        raise ValueError(f"the weights {path} are damaged (their checksum is not that of result.json): copy them again, or resume the run")
+    load_weights(model, path)
+    return model.eval()
+
+# %% ../nbs/04_train.ipynb #585c8da5
 class Run:
     "A run folder: its configuration, metrics, tokenizer and best model. Raises FileNotFoundError or ValueError if it is not whole"
     def __init__(self,
@@ -420,9 +442,11 @@ class Run:
         self.folder = Path(str(ASSETS/"bundled")) if str(folder) == "bundled" else Path(folder)
         self.config = self._json("config.json")
 
+    tokenizer, model = cached_property(_run_tokenizer), cached_property(_run_model)
+
     def _json(self, name):
         path = self.folder/name
-        if not path.is_file(): raise FileNotFoundError(f"no {name} in {self.folder}: train a run with `tinyrope-train --out {self.folder}`, or use 'bundled'")
+        if not path.is_file(): raise FileNotFoundError(f"no run at {self.folder} (no {name}): train one with `tinyrope-train --out {self.folder}`, or use 'bundled'")
         try: return json.loads(path.read_text())
         except ValueError as e: raise ValueError(f"{path} is damaged ({e}): copy the run folder again") from e
 
@@ -440,27 +464,6 @@ class Run:
     def result(self) -> dict:
         "The scores of the finished run on the validation stories"
         return self._json("result.json")
-
-# %% ../nbs/04_train.ipynb #585c8da5
-def _run_tokenizer(self):
-    "The tokenizer of the run. Raises ValueError if it is not the one the model was trained with"
-    tokenizer = load_tokenizer(self.folder/"tokenizer.json")
-    if tokenizer_hash(tokenizer) != self.config["tokenizer_sha256"]:
-        raise ValueError(f"{self.folder/'tokenizer.json'} is not the tokenizer this model was trained with: copy the run folder as a whole")
-    return tokenizer
-
-def _run_model(self):
-    "The best model of the run, in eval mode. Raises FileNotFoundError or ValueError if its weights are missing or damaged"
-    model, path = Transformer(ModelConfig(**self.config["model"])), self.folder/"model.safetensors"
-    if not path.exists() and (self.folder/"best").exists(): path = self.folder/"checkpoints"/(self.folder/"best").read_text().strip()/path.name
-    elif path.exists() and self.result.get("model_sha256", _sha256(path)) != _sha256(path):
-        raise ValueError(f"the weights {path} are damaged (their checksum is not that of result.json): copy them again, or resume the run")
-    load_weights(model, path)
-    return model.eval()
-
-for _name, _f in (("tokenizer", _run_tokenizer), ("model", _run_model)):
-    setattr(Run, _name, cached_property(_f))
-    getattr(Run, _name).__set_name__(Run, _name)        # opened when first asked for, then kept
 
 # %% ../nbs/04_train.ipynb #881e4e5d
 def read_rows(path:Path) -> list:
@@ -723,12 +726,13 @@ def measure(t:Trainer, scores:dict, norm:float, rate:float) -> dict:
     c, p, n = t.config, t.progress, t.batches.batch_size*t.batches.seq_len
     if not math.isfinite(scores["val_loss"]): raise FloatingPointError(f"the validation loss is {scores['val_loss']} at step {p.step}: start a new run with a lower learning rate")
     speed, loss = p.step*n/p.seconds, p.loss_sum/p.loss_count
-    gained = scores["val_loss"] < p.best_loss - c.min_gain
+    if scores["val_loss"] < p.best_loss: p.best_loss, p.best_step = scores["val_loss"], p.step
+    gained = scores["val_loss"] < p.patience_from - c.min_gain
+    if gained: p.patience_from = scores["val_loss"]
     p.no_gain, p.loss_sum, p.loss_count = 0 if gained else p.no_gain + 1, 0., 0
-    if gained: p.best_loss, p.best_step = scores["val_loss"], p.step
     return dict(step=p.step, epoch=round(p.step*t.batches.batch_size/t.batches.n_blocks, 4), tokens=p.step*n, seconds=round(p.seconds, 1),
                 train_loss=loss, train_perplexity=math.exp(min(loss, 700)), **scores, learning_rate=t.optimizers[-1].param_groups[0]["lr"],
-                grad_norm=norm, tokens_per_second=round(speed), mfu=round(speed*flops_per_token(t.model.config, t.batches.seq_len)/rate, 4))
+                grad_norm=norm, tokens_per_second=round(speed), mfu=round(speed*flops_per_token(t.model.config, t.batches.seq_len)/(rate*t.batches.world_size), 4))
 
 # %% ../nbs/04_train.ipynb #023a86d5
 def save(t:Trainer, folder:Path):
@@ -748,13 +752,13 @@ def point(p:Progress, folder:Path):
 # %% ../nbs/04_train.ipynb #35f53ec8
 def restore(t:Trainer, folder:Path):
     "Bring the trainer to where its newest whole checkpoint was, and its files with it"
-    from safetensors.torch import load_file
     checkpoints = folder/"checkpoints"
     checkpoint = newest_checkpoint(checkpoints)
     if checkpoint:
         load_weights(t.model, checkpoint/"model.safetensors")
-        restore_optimizers(t.optimizers, load_file(checkpoint/"optimizer.safetensors"))
-        t.progress = Progress(**json.loads((checkpoint/"progress.json").read_text()))
+        restore_optimizers(t.optimizers, read_tensors(checkpoint/"optimizer.safetensors"))
+        p = t.progress = Progress(**json.loads((checkpoint/"progress.json").read_text()))
+        if not whole(checkpoints/f"step-{p.best_step:07d}"): p.best_loss, p.best_step = math.inf, p.step      # the best is lost: begin with this one
     if dist.is_initialized(): dist.barrier()
     if t.batches.rank: return
     for name in ("metrics.jsonl", "samples.jsonl"): keep_rows(folder/name, lambda row: row["step"] <= t.progress.step and not row.get("final"))
@@ -824,14 +828,21 @@ def open_folder(folder:Path, about:dict, tokenizer, rank:int):
     if dist.is_initialized(): dist.barrier()
 
 # %% ../nbs/04_train.ipynb #6885b019
+def can_compile(device) -> bool:
+    "Try the compiler on one line; on many systems there is none"
+    try: torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
+    except Exception: return False
+    return True
+
 def compile_model(t:Trainer):
-    "Compile the training pass where asked, or where the run is long enough to repay it"
-    c, cuda = t.config, t.device.type == "cuda"
-    work = t.steps*c.batch_size*t.batches.seq_len*flops_per_token(t.model.config, t.batches.seq_len)
-    able = cuda or t.device.type == "cpu" and any(map(shutil.which, ("c++", "g++", "clang++")))
-    if c.compile == "off" or c.compile == "auto" and not (able and work > (1e16 if cuda else 2e13)): return
-    torch._dynamo.config.suppress_errors = True         # what cannot be compiled runs as it is
-    t.forward = torch.compile(t.forward)                # for training alone: evaluation and stories have other shapes
+    "Compile the training pass where asked, or where the run is long enough to repay it. Raises ValueError if asked and not possible"
+    work = t.steps*t.config.batch_size*t.batches.seq_len*flops_per_token(t.model.config, t.batches.seq_len)
+    long = work > {"cuda": 1e16, "cpu": 2e13}.get(t.device.type, math.inf)
+    if t.config.compile == "off" or t.config.compile == "auto" and not long: return
+    if can_compile(t.device):
+        if t.batches.rank == 0: print("compiling the training pass: the first step takes up to a minute", flush=True)
+        t.forward = torch.compile(t.forward)        # for training alone: evaluation and stories have other shapes
+    elif t.config.compile == "on": raise ValueError("compile='on', but PyTorch finds no working compiler: install a C++ compiler, or leave it at auto")
 
 # %% ../nbs/04_train.ipynb #9ece648f
 def train(
@@ -856,6 +867,7 @@ def train(
         about = describe(preset, model_config, config, tokenizer, train_store, valid_store, device, world)
         t = make_trainer(model_config, config, train_store, device, rank, world)
         blocks = eval_blocks(valid_store, t.batches.seq_len, config.eval_blocks)
+        compile_model(t)
         open_folder(folder, about, tokenizer, rank)
         run_training(t, folder, tokenizer, valid_store, blocks, Log(folder, wandb, about, rank == 0))
         return Run(folder)
@@ -876,7 +888,6 @@ def run_training(t:Trainer, folder:Path, tokenizer, valid_store, blocks, log:Log
     "Resume if there is something to resume, fit, and finish"
     rank, sizes = t.batches.rank, torch.from_numpy(token_bytes(tokenizer))
     restore(t, folder)
-    compile_model(t)
     def record(row):
         log.write("metrics.jsonl", row)
         log.write("samples.jsonl", dict(step=row["step"], prompt=PROMPTS[0], text=tell(t.model, tokenizer, PROMPTS[0], 48)))
@@ -891,6 +902,7 @@ def run_training(t:Trainer, folder:Path, tokenizer, valid_store, blocks, log:Log
 # %% ../nbs/04_train.ipynb #e18565b1
 def command_line(f):
     "Run a command: mistakes of its user end in one sentence on stderr and exit status 1"
+    sys.stdout.reconfigure(errors="replace")            # a terminal that lacks a character shows a question mark
     try: f()
     except BrokenPipeError: sys.stderr.close()          # the reader of our output has left
     except OSError as e: sys.exit(f"tinyrope: {e.strerror if e.errno == errno.ENOSPC else e}")
@@ -918,16 +930,14 @@ def main():
     p.add_argument("--set", dest="settings", action="append", type=setting, default=[], metavar="NAME=VALUE",
                    help="change one setting of the preset; may be repeated")
     a = p.parse_args()
-    settings = dict(a.settings)
-    steps, seed = settings.pop("steps", a.steps), settings.pop("seed", a.seed)
-    command_line(lambda: train(a.preset, a.out, steps, seed, a.device, a.resume, a.wandb, **settings))
+    arguments = {k: v for k, v in vars(a).items() if k != "settings"}
+    command_line(lambda: train(**(arguments | dict(a.settings))))
 
 # %% ../nbs/04_train.ipynb #6a230174
 def read_evaluation_text(path:str) -> list:
     "Read the stories of a text file. Raises FileNotFoundError or ValueError"
     if not Path(path).is_file(): raise FileNotFoundError(f"no file {path}: give a text file of stories parted by {EOT}")
-    if Path(path.removesuffix(".xz")).suffix != ".txt": raise ValueError(f"{path} must be a .txt (or .txt.xz) file of stories parted by {EOT}")
-    return list(read_stories(path))
+    return list(_read_txt(path))
 
 def evaluate_main():
     "tinyrope-evaluate"
