@@ -307,6 +307,7 @@ def write_whole(
             f.write(content.encode() if isinstance(content, str) else content)
             f.flush()
             os.fsync(f.fileno())
+        os.chmod(part, 0o644)               # temporary files are made for their owner alone
         os.replace(part, path)
     finally: Path(part).unlink(missing_ok=True)
 
