@@ -23,16 +23,16 @@ def test_train_then_generate_then_evaluate(run, tmp_path):
     again = run("tinyrope-generate", "Once upon a time", "--max-new-tokens", "20", "--seed", "1", *CPU)
     assert told.stdout == again.stdout
 
-    (tmp_path/"few.txt").write_text(EOT.join(load_stories("test")[:5]), encoding="utf-8")
+    (tmp_path/"few.txt").write_text(EOT.join(load_stories("valid")[:5]), encoding="utf-8")
     score = json.loads(run("tinyrope-evaluate", "runs/first", "--text", "few.txt", "--json", *CPU).stdout)
     assert set(score) == {"loss", "perplexity", "bits_per_byte", "bytes_per_token", "stories", "tokens", "bytes"}
-    assert score["stories"] == 5 and score["bytes"] == sum(len(s.encode()) for s in load_stories("test")[:5])
+    assert score["stories"] == 5 and score["bytes"] == sum(len(s.encode()) for s in load_stories("valid")[:5])
 
 
 def test_bundled_model_tells_and_scores(run, tmp_path):
     two = run("tinyrope-generate", "The dragon", "--model", "bundled", "--n", "2", "--seed", "3", "--max-new-tokens", "30", "--top-k", "50", "--top-p", "0.9", *CPU).stdout
     assert two.count("The dragon") >= 2 and EOT in two
-    (tmp_path/"few.txt").write_text(EOT.join(load_stories("test")[:40]), encoding="utf-8")
+    (tmp_path/"few.txt").write_text(EOT.join(load_stories("valid")[:40]), encoding="utf-8")
     assert json.loads(run("tinyrope-evaluate", "bundled", "--text", "few.txt", "--json", *CPU).stdout)["bits_per_byte"] < .9
 
 
