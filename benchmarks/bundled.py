@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from laptop import cpu_name
+from common import cpu_name
 from tinyrope.data import SHA256, load_stories
 from tinyrope.train import Run, evaluate_stories
 

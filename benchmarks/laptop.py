@@ -3,7 +3,6 @@ nothing else running) and writes results/laptop.json."""
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -12,14 +11,8 @@ from datetime import date
 from pathlib import Path
 from statistics import median
 
+from common import cpu_name
 from tinyrope.train import Run
-
-
-def cpu_name():
-    "Name of the processor, as far as the system tells"
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def measure(seed, folder):

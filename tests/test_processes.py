@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -11,69 +12,129 @@ from pathlib import Path
 import pytest
 
 BIN = Path(sys.executable).parent
-TRAIN = [str(BIN/"tinyrope-train"), "--preset", "smoke", "--device", "cpu", "--steps", "400", "--set", "eval_every=25", "--set", "eval_blocks=4",
-         "--set", "dropout=0.1"]
-unix = pytest.mark.skipif(os.name == "nt", reason="signals and gloo processes as on Unix")
+SMOKE = ["--preset", "smoke", "--device", "cpu", "--set", "eval_blocks=4"]
+LONG = [*SMOKE, "--steps", "800", "--set", "eval_every=20", "--set", "dropout=0.1", "--set", "keep_every=400"]
+SHORT = [*SMOKE, "--steps", "60", "--set", "eval_every=10", "--set", "keep_every=20"]
+ONE, TWO = [str(BIN/"tinyrope-train")], [str(BIN/"torchrun"), "--standalone", "--nproc-per-node", "2", "-m", "tinyrope.train"]
+TIMES = r', "seconds": [^,]+|, "tokens_per_second": \d+|, "mfu": [^}]+'
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and gloo processes as on Unix")
 
 
-def metrics(folder):
-    "Rows of metrics.jsonl without the columns that hold times"
+def log(folder):
+    "The text of metrics.jsonl without the columns that hold times"
+    return re.sub(TIMES, "", (folder/"metrics.jsonl").read_text())
+
+
+def curve(folder):
+    "Step, training loss, validation loss and norm of the gradient at each evaluation"
     rows = [json.loads(line) for line in (folder/"metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("seconds", "tokens_per_second", "mfu")} for row in rows]
+    return [[row[name] for name in ("step", "train_loss", "val_loss", "grad_norm")] for row in rows]
+
+
+def complete(environment, *command):
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def start(environment, *command):
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until(true, process, seconds=120):
+    "Wait until `true()`, or the process has ended"
+    deadline = time.time() + seconds
+    while process.poll() is None and time.time() < deadline and not true(): time.sleep(.0005)
+
+
+def last(folder): return (folder/"last").read_text() if (folder/"last").exists() else None
+
+
+def leftovers(folder): return list((folder/"checkpoints").glob(".step-*"))
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory, environment):
     "A run that nobody disturbed"
     folder = tmp_path_factory.mktemp("straight")/"run"
-    subprocess.run([*TRAIN, "--out", str(folder)], env=environment, check=True, capture_output=True)
+    complete(environment, *ONE, *LONG, "--out", str(folder))
     return folder
 
 
-def disturbed(folder, environment, how, wait):
-    "Start or resume a run and send it a signal `wait` seconds after its next checkpoint; returns whether it was still running"
-    last = lambda: (folder/"last").read_text() if (folder/"last").exists() else None
-    before = last()
-    process = subprocess.Popen([*TRAIN, "--out", str(folder), "--resume"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while process.poll() is None and time.time() < deadline and last() == before: time.sleep(.01)
-    time.sleep(wait)
-    alive = process.poll() is None
-    if alive: process.send_signal(how)
-    process.wait(60)
-    return alive
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, environment):
+    "A short run by one process, without dropout, whose draws differ between one process and two"
+    folder = tmp_path_factory.mktemp("one")/"run"
+    complete(environment, *ONE, *SHORT, "--out", str(folder))
+    return folder
 
 
-@unix
-def test_killed_at_random_instants_and_resumed(straight, tmp_path, environment):
-    rng, folder = random.Random(0), tmp_path/"killed"
-    killed = sum(disturbed(folder, environment, signal.SIGKILL, rng.uniform(0, .2)) for _ in range(5))
-    assert killed >= 3, "the run was hardly ever caught alive"
-    subprocess.run([*TRAIN, "--out", str(folder), "--resume"], env=environment, check=True, capture_output=True)
+def test_killed_at_twenty_instants_and_resumed(straight, tmp_path, environment):
+    rng, folder, killed, writing = random.Random(0), tmp_path/"killed", 0, 0
+    for i in range(20):
+        before, process = last(folder), start(environment, *ONE, *LONG, "--out", str(folder), "--resume")
+        until(lambda: last(folder) != before, process)              # it goes on, ...
+        time.sleep(rng.uniform(0, .15))
+        if i % 2: until(lambda: leftovers(folder), process)         # ... and every other time dies while it writes a checkpoint
+        if i % 2: time.sleep(rng.uniform(0, .004))
+        killed += process.poll() is None
+        process.kill()
+        process.communicate()
+        writing += bool(leftovers(folder))
+    assert killed >= 15 and writing >= 3, (killed, writing)
+    assert re.search(r"resuming from .*step-0000\d\d0", complete(environment, *ONE, *LONG, "--out", str(folder), "--resume"))
     assert (folder/"model.safetensors").read_bytes() == (straight/"model.safetensors").read_bytes()
-    assert metrics(folder) == metrics(straight)
+    assert log(folder) == log(straight)
+    assert {"step-0000400", "step-0000800"} <= {c.name for c in (folder/"checkpoints").iterdir()}
 
 
-@unix
-def test_sigterm_saves_and_resume_goes_on(straight, tmp_path, environment):
-    folder = tmp_path/"stopped"
-    assert disturbed(folder, environment, signal.SIGTERM, 0)
-    steps = int((folder/"last").read_text().split("-")[1])
-    assert 0 < steps < 400
-    subprocess.run([*TRAIN, "--out", str(folder), "--resume"], env=environment, check=True, capture_output=True)
+def test_sigterm_saves_and_prints_the_command_that_resumes(straight, tmp_path, environment):
+    folder = tmp_path/"a run"
+    process = start(environment, *ONE, *LONG, "--out", str(folder))
+    until(lambda: last(folder), process)
+    process.send_signal(signal.SIGTERM)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert 0 < int(last(folder).split("-")[1]) < 800
+    command = printed.strip().splitlines()[-1]
+    subprocess.run(command, shell=True, check=True, capture_output=True, env={**environment, "PATH": f"{BIN}{os.pathsep}{environment['PATH']}"})
     assert (folder/"model.safetensors").read_bytes() == (straight/"model.safetensors").read_bytes()
-    assert metrics(folder) == metrics(straight)
+    assert log(folder) == log(straight)
 
 
-@unix
-def test_two_processes_make_the_one_process_run(tmp_path, environment):
-    "Without dropout, whose draws differ by process, two processes give the losses of one"
-    options = ["--preset", "smoke", "--device", "cpu", "--steps", "30", "--set", "eval_every=10"]
-    subprocess.run([str(BIN/"tinyrope-train"), *options, "--out", str(tmp_path/"one")], env=environment, check=True, capture_output=True)
-    done = subprocess.run([str(BIN/"torchrun"), "--standalone", "--nproc-per-node", "2", "-m", "tinyrope.train", *options, "--out", str(tmp_path/"two")],
-                          env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    one, two = metrics(tmp_path/"one"), metrics(tmp_path/"two")
-    assert [r["step"] for r in one] == [r["step"] for r in two] == [10, 20, 30]
-    for a, b in zip(one, two):
-        for name in ("train_loss", "val_loss"): assert abs(a[name] - b[name]) < 1e-4, (name, a[name], b[name])
+@pytest.mark.parametrize("how", [[], ["--shard"]], ids=["copies", "shards"])
+def test_two_processes_make_the_one_process_run(one, tmp_path, environment, how):
+    folder = tmp_path/"two"
+    complete(environment, *TWO, *SHORT, *how, "--out", str(folder))
+    assert sum(curve(folder), []) == pytest.approx(sum(curve(one), []), abs=1e-5)
+
+
+@pytest.mark.parametrize("first, then", [((TWO, ["--shard"]), (ONE, [])), ((ONE, []), (TWO, ["--shard"])), ((TWO, []), (ONE, []))],
+                         ids=["from shards to one", "from one to shards", "from copies to one"])
+def test_saved_by_some_resumed_by_others(one, tmp_path, environment, first, then):
+    folder = tmp_path/"run"
+    process = start(environment, *first[0], *SHORT, *first[1], "--out", str(folder))
+    until(lambda: last(folder), process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=90)
+    assert 0 < int(last(folder).split("-")[1]) < 60, "it was stopped too late"
+    complete(environment, *then[0], *SHORT, *then[1], "--out", str(folder), "--resume")
+    assert sum(curve(folder), []) == pytest.approx(sum(curve(one), []), abs=1e-5)
+    assert (folder/"result.json").exists()
+
+
+def test_a_process_that_dies_ends_the_others(tmp_path, environment):
+    folder = tmp_path/"run"
+    process = start(environment, *TWO, *LONG, "--set", "batch_size=8", "--out", str(folder))
+    until(lambda: last(folder), process)
+    workers = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(workers) == 2
+    os.kill(int(workers[1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0 and "another process of this run has ended" in errors, errors
+
+
+def test_the_same_seed_gives_the_same_log(one, tmp_path, environment):
+    "The same seed gives the same metrics.jsonl, byte for byte but for the times"
+    complete(environment, *ONE, *SHORT, "--out", str(tmp_path/"again"))
+    assert log(tmp_path/"again") == log(one)

@@ -156,12 +156,13 @@ def _loss_and_gradients(h, w, bias, targets, chunk):
 # %% ../nbs/02_model.ipynb #03f3bfc5
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, chunk):
+    def forward(ctx, hidden, weight, bias, targets, chunk, multiple):
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         with torch.autocast(device, enabled=False):
-            loss, *gradients = _loss_and_gradients(hidden.to(dtype), weight.to(dtype), bias, targets, chunk)
-        ctx.save_for_backward(*gradients)
+            w, b = _padded(weight.to(dtype), bias, -len(weight) % multiple)
+            loss, d_hidden, d_weight, d_bias = _loss_and_gradients(hidden.to(dtype), w, b, targets, chunk)
+        ctx.save_for_backward(d_hidden, d_weight[:len(weight)], None if bias is None else d_bias[:len(bias)])
         ctx.dtype = hidden.dtype
         return loss / len(hidden)
 
@@ -169,7 +170,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx, g):
         d_hidden, d_weight, d_bias = ctx.saved_tensors
         g = g / len(d_hidden)
-        return (d_hidden*g).to(ctx.dtype), d_weight*g, None if d_bias is None else d_bias*g, None, None
+        return (d_hidden*g).to(ctx.dtype), d_weight*g, None if d_bias is None else d_bias*g, None, None, None
+
+# %% ../nbs/02_model.ipynb #6618085b
+def _padded(weight, bias, extra):
+    "Add `extra` words of probability 0 to a head"
+    if not extra: return weight, bias
+    bias = weight.new_zeros(len(weight), dtype=torch.float32) if bias is None else bias
+    return F.pad(weight, (0, 0, 0, extra)), F.pad(bias, (0, extra), value=-torch.inf)
 
 # %% ../nbs/02_model.ipynb #be0435c3
 def chunked_cross_entropy(
@@ -178,9 +186,10 @@ def chunked_cross_entropy(
     targets:Tensor, # (rows,) token ids
     bias:Tensor|None = None, # (vocab_size,) bias of the head
     chunk:int = 1024, # rows whose logits are held at once
+    multiple:int|None = None, # words are filled up to a multiple of this; None: 64 on a GPU, else 1
 ) -> Tensor: # mean loss, nats per token
     "Compute the cross-entropy of a linear head, a chunk of rows at a time, with its gradient"
-    return _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, chunk)
+    return _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, chunk, multiple or (64 if hidden.is_cuda else 1))
 
 # %% ../nbs/02_model.ipynb #de7fcb43
 class Transformer(nn.Module):
@@ -211,10 +220,10 @@ def hidden(self:Transformer, tokens, cache=None, mask=None, weights=None):
     return self.norm(x)
 
 @patch
-def forward(self:Transformer, tokens, targets=None, cache=None, mask=None, weights=None):
-    "Logits (batch, seq, vocab_size), or the mean loss in nats per token if targets (batch, seq) are given"
+def forward(self:Transformer, tokens, targets=None, cache=None, mask=None, weights=None, last=False):
+    "Logits (batch, seq, vocab_size), of the last position only if `last`; or the mean loss in nats per token if targets (batch, seq) are given"
     h = self.hidden(tokens, cache, mask, weights)
-    if targets is None: return self.head(h)
+    if targets is None: return self.head(h[:, -1:] if last else h)
     return chunked_cross_entropy(h.flatten(0, 1), self.head.weight, targets.flatten(), self.head.bias)
 
 # %% ../nbs/02_model.ipynb #0500faf1
@@ -304,7 +313,7 @@ def decode(
     "Generate tokens with a cache, yielding each as soon as it is known"
     cache, tokens = new_cache(model, len(prompt), prompt.shape[1] + max_new_tokens), prompt
     for _ in range(max_new_tokens):
-        tokens = pick(model.head(model.hidden(tokens, cache)[:, -1]))[:, None]
+        tokens = pick(model(tokens, cache=cache, last=True)[:, 0])[:, None]
         yield tokens[:, 0]
 
 # %% ../nbs/02_model.ipynb #e72edc39

@@ -6,18 +6,20 @@ Docs: https://tinyrope.github.io/tinyrope/train.html.md"""
 
 # %% auto #0
 __all__ = ['TRAIN_CHOICES', 'PRESETS', 'PROMPTS', 'ROW', 'bits_per_byte', 'windows', 'evaluate_stories', 'rows_at_once',
-           'evaluate_blocks', 'schedule', 'orthogonalise', 'muon_update', 'Muon', 'TrainConfig', 'check_training',
-           'configure', 'cache_folder', 'texts_of', 'prepare', 'stories_in', 'write_whole', 'Progress',
-           'optimizer_tensors', 'restore_optimizers', 'save_checkpoint', 'tensor_bytes', 'read_tensors', 'weights_of',
-           'sync_folder', 'whole', 'newest_checkpoint', 'load_weights', 'Run', 'read_rows', 'keep_rows', 'pack',
-           'make_optimizers', 'Trainer', 'step_seed', 'use_bf16', 'pick_device', 'processes', 'stop_on_request',
-           'matmul_rate', 'Log', 'tell', 'draw_curves', 'fit', 'look', 'progress_bar', 'mean_over_ranks', 'any_rank',
-           'measure', 'save', 'point', 'restore', 'finish', 'check_folder', 'first_process_first', 'describe',
-           'open_folder', 'can_compile', 'compile_model', 'train', 'make_trainer', 'run_training', 'command_line',
-           'setting', 'main', 'read_evaluation_text', 'evaluate_main']
+           'evaluate_blocks', 'schedule', 'orthogonalise', 'gathered', 'shared_like', 'muon_update', 'Muon',
+           'TrainConfig', 'check_training', 'configure', 'cache_folder', 'texts_of', 'make_tokenizer', 'prepare',
+           'stories_in', 'write_whole', 'Progress', 'optimizer_tensors', 'tensor_bytes', 'weights_of', 'sync',
+           'write_tensors', 'read_state', 'is_split', 'save_shares', 'save_checkpoint', 'seal', 'whole',
+           'newest_checkpoint', 'load_weights', 'Run', 'read_rows', 'keep_rows', 'pack', 'make_optimizers', 'Trainer',
+           'step_seed', 'use_bf16', 'pick_device', 'processes', 'stop_on_request', 'matmul_rate', 'Log',
+           'start_tracker', 'tell', 'draw_attention', 'draw_curves', 'fit', 'look', 'progress_bar', 'mean_over_ranks',
+           'any_rank', 'measure', 'save', 'point', 'restore', 'finish', 'check_folder', 'describe', 'open_folder',
+           'can_compile', 'compile_model', 'train', 'make_trainer', 'split_model', 'resume_command', 'run_training',
+           'report', 'command_line', 'setting', 'main', 'read_evaluation_text', 'evaluate_main']
 
 # %% ../nbs/04_train.ipynb #d94b3d49
-import argparse, ast, errno, hashlib, json, math, os, platform, shutil, signal, sys, tempfile, time
+import argparse, ast, errno, hashlib, json, math, os, platform, secrets, shlex, shutil, signal, sys, tempfile, time, warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
@@ -28,7 +30,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from fastcore.basics import patch
+from filelock import FileLock
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
 
 from .data import (ASSETS, EMBEDDED, EOT, SHA256, Batches, TokenStore, _read_txt, _sha256, build_store, eval_blocks, load_tokenizer,
                            original_split, read_stories, split_stories, token_bytes, tokenizer_hash, train_bpe)
@@ -137,6 +141,16 @@ def orthogonalise(
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).type_as(matrices)
 
+# %% ../nbs/04_train.ipynb #df2d9b8c
+def gathered(x:Tensor) -> Tensor:
+    "Gather a tensor that is split over processes; others pass through"
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+def shared_like(x:Tensor, like:Tensor) -> Tensor:
+    "Split a tensor that every process has, in the way `like` is split"
+    if not isinstance(like, DTensor): return x
+    return DTensor.from_local(x, like.device_mesh, [Replicate()]).redistribute(placements=like.placements)
+
 # %% ../nbs/04_train.ipynb #d3bdee5c
 def muon_update(
     weights:list, # matrices of one shape, changed in place
@@ -148,10 +162,11 @@ def muon_update(
 ):
     "Take one Muon step for matrices of one shape"
     torch._foreach_lerp_(means, grads, 1 - momentum)
-    steps = orthogonalise(torch.stack(torch._foreach_lerp(grads, means, momentum)))       # Nesterov: look ahead
+    ahead = torch._foreach_lerp(grads, means, momentum)                     # Nesterov: look ahead
+    steps = orthogonalise(torch.stack([gathered(g) for g in ahead])).unbind()
     rows, cols = weights[0].shape
     torch._foreach_mul_(weights, 1 - lr*weight_decay)
-    torch._foreach_add_(weights, list(steps.unbind()), alpha=-lr*max(1, rows/cols)**.5)
+    torch._foreach_add_(weights, [shared_like(s, w) for s, w in zip(steps, weights)], alpha=-lr*max(1, rows/cols)**.5)
 
 # %% ../nbs/04_train.ipynb #0b5ccba2
 class Muon(torch.optim.Optimizer):
@@ -161,7 +176,9 @@ class Muon(torch.optim.Optimizer):
         lr:float = .02, # learning rate
         momentum:float = .95, # of the running mean of gradients (Nesterov)
         weight_decay:float = 0., # share of each weight removed a step, times lr
-    ): super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+    ):
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+        for p in (p for group in self.param_groups for p in group["params"]): self.state[p]["momentum"] = torch.zeros_like(p)
 
     @torch.no_grad()
     def step(self):
@@ -170,7 +187,6 @@ class Muon(torch.optim.Optimizer):
             shapes = {}
             for p in group["params"]: shapes.setdefault(p.shape, []).append(p)
             for ps in shapes.values():
-                for p in ps: self.state[p].setdefault("momentum", torch.zeros_like(p))
                 muon_update(ps, [p.grad for p in ps], [self.state[p]["momentum"] for p in ps],
                             group["lr"], group["momentum"], group["weight_decay"])
 
@@ -183,6 +199,7 @@ class TrainConfig:
     max_stories:int|None = None     # read at most so many; None: all
     tokenizer:str = "bpe"           # "bpe": train one on the corpus; "gpt2"; or the path of a tokenizer.json
     batch_size:int = 16             # rows in a step, over all processes
+    accumulate:int = 1              # parts in which a step is computed, for batches that do not fit into memory
     steps:int|None = 1100           # optimizer steps; None: as many as `epochs` gives
     epochs:float|None = None        # passes over the corpus
     optimizer:str = "muon"          # for matrices inside the blocks, "adamw" for the rest; or "adamw" for all
@@ -197,6 +214,7 @@ class TrainConfig:
     decay:float = 1.                # share of the steps
     eval_every:int = 100            # steps between evaluations
     eval_blocks:int = 64            # blocks of validation text in each
+    keep_every:int = 0              # checkpoints at multiples of so many steps are kept for good; 0: none
     patience:int = 0                # evaluations without gain after which to stop; 0: never
     min_gain:float = .001           # what counts as a gain, nats per token
     precision:str = "auto"          # auto: bf16 on GPUs that have it, else fp32
@@ -217,8 +235,9 @@ def check_training(c:TrainConfig):
     if (c.steps is None) == (c.epochs is None): raise ValueError(f"give either steps or epochs, got steps={c.steps}, epochs={c.epochs}")
     for name, allowed in TRAIN_CHOICES.items():
         if getattr(c, name) not in allowed: raise ValueError(f"{name} must be one of {allowed}, got {getattr(c, name)!r}")
-    for name in ("steps", "epochs", "max_stories", "batch_size", "eval_every", "eval_blocks", "learning_rate", "muon_learning_rate", "clip"):
+    for name in ("steps", "epochs", "max_stories", "batch_size", "accumulate", "eval_every", "eval_blocks", "learning_rate", "muon_learning_rate", "clip"):
         if getattr(c, name) is not None and not getattr(c, name) > 0: raise ValueError(f"{name} must be above 0, got {getattr(c, name)}")
+    if c.keep_every % c.eval_every: raise ValueError(f"keep_every must be a multiple of eval_every={c.eval_every}, when checkpoints are saved; got {c.keep_every}")
     if not 0 <= c.seed < 2**31: raise ValueError(f"seed must be from 0 to {2**31 - 1}, got {c.seed}")
 
 # %% ../nbs/04_train.ipynb #3cd17c5c
@@ -265,6 +284,13 @@ def texts_of(c:TrainConfig, split:str): # yields texts
     every = (s for i, s in enumerate(islice(read_stories(c.corpus), c.max_stories)) if (i % 25 == 24) == (split == "valid"))
     return islice(every, 2000 if split == "valid" else None)
 
+# %% ../nbs/04_train.ipynb #037167f4
+def make_tokenizer(c:TrainConfig, vocab_size:int, path:Path):
+    "Train a tokenizer and write it to `path`, unless another process has just done so"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists(): write_whole(path, train_bpe(islice(texts_of(c, "train"), 10**6), vocab_size).to_str())
+
 # %% ../nbs/04_train.ipynb #e38e3f3a
 def prepare(
     c:TrainConfig, # names the corpus and the tokenizer
@@ -275,7 +301,7 @@ def prepare(
     name = lambda *more: hashlib.sha256(repr((source, c.original_data, c.max_stories, *more)).encode()).hexdigest()[:16]
     folder = cache_folder()
     path = folder/f"bpe-{vocab_size}-{name()}.json" if c.tokenizer == "bpe" else c.tokenizer
-    if c.tokenizer == "bpe" and not path.exists(): write_whole(path, train_bpe(texts_of(c, "train"), vocab_size).to_str())
+    if c.tokenizer == "bpe" and not path.exists(): make_tokenizer(c, vocab_size, path)
     tokenizer = load_tokenizer(path)
     stores = []
     for split in ("train", "valid"):
@@ -326,65 +352,87 @@ class Progress:
 
 # %% ../nbs/04_train.ipynb #48ffc99a
 def optimizer_tensors(optimizers:list) -> dict: # "optimizer.parameter.name" → tensor
-    "Flatten the state of optimizers into named tensors"
-    return {f"{o}.{p}.{name}": torch.as_tensor(value) for o, opt in enumerate(optimizers)
+    "Flatten the state of optimizers into named tensors, which share their memory"
+    return {f"{o}.{p}.{name}": value for o, opt in enumerate(optimizers)
             for p, state in opt.state_dict()["state"].items() for name, value in state.items()}
 
-def restore_optimizers(optimizers:list, tensors:dict):
-    "Put tensors from `optimizer_tensors` back into optimizers"
-    for o, opt in enumerate(optimizers):
-        state = {}
-        for key, value in tensors.items():
-            which, p, name = key.split(".")
-            if int(which) == o: state.setdefault(int(p), {})[name] = value
-        opt.load_state_dict({"state": state, "param_groups": opt.state_dict()["param_groups"]})
-
 # %% ../nbs/04_train.ipynb #76b0e5ca
-def save_checkpoint(
-    folder:Path, # the run's `checkpoints` folder
-    progress:Progress, # where the run stands
-    model:Transformer, # weights to save
-    optimizers:list, # state to save
-) -> Path: # the new checkpoint
-    "Save a checkpoint, whole or not at all. Raises OSError with advice when the disk is full"
-    parts = {"model.safetensors": tensor_bytes(weights_of(model)), "optimizer.safetensors": tensor_bytes(optimizer_tensors(optimizers)),
-             "progress.json": json.dumps(asdict(progress)).encode()}
-    parts["sha256.json"] = json.dumps({n: hashlib.sha256(c).hexdigest() for n, c in parts.items()}, indent=1).encode()
-    folder.mkdir(parents=True, exist_ok=True)
-    place, part = folder/f"step-{progress.step:07d}", Path(tempfile.mkdtemp(prefix=".step-", dir=folder))
-    try:
-        for name, content in parts.items(): write_whole(part/name, content)
-        shutil.rmtree(place, ignore_errors=True)
-        part.rename(place)
-        sync_folder(folder)
-    except OSError as e:
-        if e.errno != errno.ENOSPC: raise
-        raise OSError(e.errno, f"the disk is full: the checkpoint of step {progress.step} was not written; the ones before it are whole. "
-                      "Make room and continue with --resume") from e
-    finally: shutil.rmtree(part, ignore_errors=True)
-    return place
-
-# %% ../nbs/04_train.ipynb #24ccb1ec
 def tensor_bytes(tensors:dict) -> bytes:
     "Serialise named tensors as safetensors"
     from safetensors.torch import save
     return save({k: v.detach().contiguous().cpu() for k, v in tensors.items()})
 
-def read_tensors(path:Path) -> dict:
-    "Read named tensors into memory of their own (nothing stays mapped, so the file can be removed on any system)"
-    from safetensors.torch import load
-    return load(Path(path).read_bytes())
-
 def weights_of(model:Transformer) -> dict: # name → tensor
     "Collect the weights of a model, a tied head once"
     return {k: v for k, v in model.state_dict().items() if not (model.config.tied and k == "head.weight")}
 
-def sync_folder(folder:Path):
-    "Make renames in a folder last (not possible, and not needed, on Windows)"
-    if os.name == "nt": return
-    fd = os.open(folder, os.O_RDONLY)
+def sync(path:Path):
+    "Make a file, or the renames in a folder, last (for folders not possible, and not needed, on Windows)"
+    if os.name == "nt" and path.is_dir(): return
+    fd = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try: os.fsync(fd)
     finally: os.close(fd)
+
+# %% ../nbs/04_train.ipynb #24ccb1ec
+def write_tensors(model:Transformer, optimizers:list, folder:Path, rank:int):
+    "Write weights and optimizer state to `folder`"
+    if rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    weights, averages = weights_of(model), optimizer_tensors(optimizers)
+    if split := is_split(model): save_shares(weights | averages, folder)
+    for name, tensors in (("model", weights), ("optimizer", averages)):
+        if rank == 0 and not split: write_whole(folder/f"{name}.safetensors", tensor_bytes(tensors))
+
+def read_state(tensors:dict, checkpoint:Path, alone:bool = False):
+    "Read named tensors of a checkpoint into place, from however many files; `alone`: without the other processes"
+    from torch.distributed.checkpoint import HuggingFaceStorageReader, load
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        load(tensors, storage_reader=HuggingFaceStorageReader(str(checkpoint)), no_dist=alone or not dist.is_initialized())
+
+# %% ../nbs/04_train.ipynb #5f2075cc
+def is_split(model:nn.Module) -> bool:
+    "Tell whether the weights of `model` are split over processes"
+    return isinstance(next(model.parameters()), DTensor)
+
+def save_shares(tensors:dict, folder:Path):
+    "Write this process's share of tensors that are split. Raises what the first failing process raised"
+    from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageWriter, save
+    dist.barrier()                                          # the folder is there
+    try: save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    except CheckpointException as e: raise next(iter(e.failures.values()))[0] from e
+
+# %% ../nbs/04_train.ipynb #ffb3e0e9
+def save_checkpoint(
+    folder:Path, # the run's `checkpoints` folder
+    progress:Progress, # where the run stands
+    model:Transformer, # weights to save
+    optimizers:list, # state to save
+    about:dict, # the run's config.json
+    rank:int = 0, # this process
+) -> Path: # the new checkpoint
+    "Save a checkpoint, whole or not at all. Raises OSError with advice when the disk is full"
+    place = folder/f"step-{progress.step:07d}"
+    part = folder/f".{place.name}"
+    try:
+        write_tensors(model, optimizers, part, rank)
+        if rank == 0: seal(part, place, {"progress.json": asdict(progress), "config.json": about})
+    except OSError as e:
+        shutil.rmtree(part, ignore_errors=True)
+        if e.errno != errno.ENOSPC: raise
+        raise OSError(e.errno, f"the disk is full: the checkpoint of step {progress.step} was not written; the ones before it are whole. "
+                      "Make room and continue with --resume") from e
+    return place
+
+def seal(part:Path, place:Path, records:dict):
+    "Add records and checksums to the files in `part`, and bring it to its place"
+    for name, record in records.items(): write_whole(part/name, json.dumps(record, indent=1))
+    for file in part.iterdir(): sync(file)
+    write_whole(part/"sha256.json", json.dumps({f.name: _sha256(f) for f in sorted(part.iterdir())}, indent=1))
+    shutil.rmtree(place, ignore_errors=True)
+    part.rename(place)
+    sync(place.parent)
 
 # %% ../nbs/04_train.ipynb #016c5b80
 def whole(checkpoint:Path) -> bool:
@@ -410,7 +458,8 @@ def load_weights(
 ):
     "Load weights. Raises FileNotFoundError or ValueError if the file is missing, damaged, or of another model"
     if not Path(path).is_file(): raise FileNotFoundError(f"no weights at {path}: train a model first (tinyrope-train), or use 'bundled'")
-    try: tensors = read_tensors(path)
+    from safetensors.torch import load
+    try: tensors = load(Path(path).read_bytes())            # into memory of its own: nothing stays mapped
     except Exception as e: raise ValueError(f"the weights {path} are damaged ({e}): copy them again, or resume the run") from e
     expected = weights_of(model)
     wrong = [k for k in expected.keys() | tensors.keys() if k not in tensors or k not in expected or tensors[k].shape != expected[k].shape]
@@ -428,8 +477,12 @@ def _run_tokenizer(self):
 def _run_model(self):
     "The best model of the run, in eval mode. Raises FileNotFoundError or ValueError if its weights are missing or damaged"
     model, path = Transformer(ModelConfig(**self.config["model"])), self.folder/"model.safetensors"
-    if not path.exists() and (self.folder/"best").exists(): path = self.folder/"checkpoints"/(self.folder/"best").read_text().strip()/path.name
-    elif (self.folder/"result.json").exists() and path.exists() and self.result["model_sha256"] != _sha256(path):
+    if not path.exists() and (self.folder/"best").exists():
+        best = self.folder/"checkpoints"/(self.folder/"best").read_text().strip()
+        if not whole(best): raise ValueError(f"the best checkpoint {best} is damaged: resume the run, or copy it again")
+        read_state(weights_of(model), best, alone=True)
+        return model.eval()
+    if (self.folder/"result.json").exists() and path.exists() and self.result["model_sha256"] != _sha256(path):
         raise ValueError(f"the weights {path} are damaged (their checksum is not that of result.json): copy them again, or resume the run")
     load_weights(model, path)
     return model.eval()
@@ -505,6 +558,8 @@ def make_optimizers(
     groups = [dict(params=rest, weight_decay=c.weight_decay if c.decay_all else 0.)]
     if c.optimizer == "adamw": groups.append(dict(params=matrices, weight_decay=c.weight_decay))
     adamw = torch.optim.AdamW(groups, lr=c.learning_rate, betas=(.9, c.beta2), fused=True)
+    for p in (p for group in adamw.param_groups for p in group["params"]):          # its state from the start, so that a checkpoint has where to go
+        adamw.state[p] = dict(step=torch.zeros((), device=p.device), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
     return [adamw] if c.optimizer == "adamw" else [Muon(matrices, c.muon_learning_rate, weight_decay=c.weight_decay), adamw]
 
 # %% ../nbs/04_train.ipynb #dec79d44
@@ -519,26 +574,46 @@ class Trainer:
         self.model, self.batches, self.config, self.steps = model, batches, config, steps
         self.device, self.optimizers, self.progress = next(model.parameters()).device, make_optimizers(model, config), Progress()
         self.rates = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
-        self.forward = nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
-        self.bf16 = use_bf16(config, self.device)
+        self.parallel = nn.parallel.DistributedDataParallel(model) if dist.is_initialized() and not is_split(model) else None
+        self.forward, self.bf16 = self.parallel or model, use_bf16(config, self.device)
+        self.reader, self.ahead = ThreadPoolExecutor(1), {}
 
 # %% ../nbs/04_train.ipynb #b06625f8
+@patch
+def parts(self:Trainer, step:int): # yields inputs and targets, each (batch_size / accumulate, seq)
+    "Fetch the batch of `step` in parts, and have the next one read"
+    batch = self.ahead.pop(step, None) or self.reader.submit(self.batches, step)
+    self.ahead = {step + 1: self.reader.submit(self.batches, step + 1)}
+    move = lambda x: (x.pin_memory() if self.device.type == "cuda" else x).to(self.device, non_blocking=True)
+    return zip(*(move(x).chunk(self.config.accumulate) for x in batch.result()))
+
+# %% ../nbs/04_train.ipynb #ce83a668
+@patch
+def gradients(self:Trainer, step:int) -> Tensor: # mean loss, nats per token
+    "Add up the gradients of a step"
+    n, total = self.config.accumulate, 0.
+    for i, (inputs, targets) in enumerate(self.parts(step), 1):
+        with self.parallel.no_sync() if self.parallel and i < n else nullcontext():
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16): loss = self.forward(inputs, targets) / n
+            loss.backward()
+        total += loss.detach().float()
+    return total
+
+# %% ../nbs/04_train.ipynb #73e3daee
 @patch
 def step(self:Trainer) -> Tensor: # (2,) loss in nats per token and norm of the gradient, on the device
     "Take one step"
     c, step = self.config, self.progress.step
     torch.manual_seed(step_seed(c.seed, step, self.batches.rank))
-    inputs, targets = (x.to(self.device, non_blocking=True) for x in self.batches(step))
-    with torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext(): loss = self.forward(inputs, targets)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
+    loss = self.gradients(step)
+    norm = gathered(nn.utils.clip_grad_norm_(self.model.parameters(), c.clip))
     scale = schedule(step, self.steps, c.schedule, c.warmup, c.decay)
     for optimizer, rates in zip(self.optimizers, self.rates):
         for group, rate in zip(optimizer.param_groups, rates): group["lr"] = rate*scale
         optimizer.step()
         optimizer.zero_grad()
     self.progress.step += 1
-    return torch.stack((loss.detach().float(), norm))
+    return torch.stack((loss, norm))
 
 # %% ../nbs/04_train.ipynb #77aba6d1
 def step_seed(seed:int, step:int, rank:int) -> int: # 63 bits
@@ -566,12 +641,15 @@ def pick_device(
 # %% ../nbs/04_train.ipynb #ef38aa9f
 @contextmanager
 def processes():
-    "Join the other processes if started by torchrun; yields (rank, world size)"
+    "Join the other processes if started by torchrun; yields (rank, world size). Raises ConnectionError if one of them dies"
     if "RANK" not in os.environ: yield 0, 1; return
     if torch.cuda.is_available(): torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group()           # gloo for tensors on the CPU, NCCL for those on GPUs
     try: yield dist.get_rank(), dist.get_world_size()
-    finally: dist.destroy_process_group()
+    except RuntimeError as e:
+        if not any(word in str(e) for word in ("gloo", "NCCL", "onnection")): raise
+        raise ConnectionError("another process of this run has ended: see its own error, then start all again with --resume") from e
+    dist.destroy_process_group()
 
 @contextmanager
 def stop_on_request():
@@ -604,31 +682,40 @@ def matmul_rate(
 class Log:
     "Writes what a run measures"
     folder:Path     # of the run
-    mode:str        # "disabled", "offline" or "online", for Weights & Biases
-    config:dict     # of the run
     active:bool     # only the first process writes
     tracker:object = None
-
-    def __post_init__(self):
-        if self.active and self.mode != "disabled": self.tracker = self.guarded(self.start)
-
-    def start(self):
-        import wandb
-        return wandb.init(project="tinyrope", name=self.folder.name, dir=str(self.folder), mode=self.mode, config=self.config)
-
-    def guarded(self, f):
-        "Call `f`; a tracker that fails never stops a run"
-        try: return f()
-        except Exception as e: print(f"Weights & Biases failed ({e}): the run goes on without it", file=sys.stderr)
 
     def write(self, name:str, row:dict):
         "Append a row to a .jsonl file of the run"
         if not self.active: return
         with open(self.folder/name, "a", encoding="utf-8") as f: f.write(json.dumps(row) + "\n")
-        if self.tracker and name == "metrics.jsonl": self.guarded(lambda: self.tracker.log(row, step=row["step"]))
 
-    def close(self):
-        if self.tracker: self.guarded(self.tracker.finish)
+    def track(self, row:dict, figures:dict):
+        "Send a row of metrics, figures and the samples so far to the tracker, if there is one; should it fail, the run goes on without it"
+        if not self.tracker: return
+        try: self.tracker(row, figures, read_rows(self.folder/"samples.jsonl"))
+        except Exception as e:
+            print(f"Weights & Biases failed ({e}): the run goes on without it", file=sys.stderr)
+            self.tracker = None
+
+# %% ../nbs/04_train.ipynb #1aecec44
+def start_tracker(folder:Path, mode:str, about:dict):
+    "Open Weights & Biases for a run; returns a function of a row of metrics, figures and samples. A failure is told, and returns None"
+    try:
+        import wandb
+        place = folder/"wandb-id"
+        if not place.exists(): write_whole(place, secrets.token_hex(4))
+        run = wandb.init(project="tinyrope", name=folder.name, id=place.read_text(), resume="allow" if mode == "online" else None, dir=str(folder),
+                         mode=mode, config=about, settings=wandb.Settings(silent=True, console="off", init_timeout=60))
+        run.define_metric("*", step_metric="step")
+    except Exception as e: return print(f"Weights & Biases could not be started ({e}): the run goes on without it", file=sys.stderr)
+
+    def track(row, figures, samples):
+        media = {f"attention_{i}": wandb.Image(figure, caption=prompt) for i, (prompt, figure) in enumerate(figures.items(), 1)}
+        if figures: media["samples"] = wandb.Table(["step", "prompt", "text"], [[r[k] for k in ("step", "prompt", "text")] for r in samples])
+        run.log(row | media, step=row["step"])
+    track.finish = run.finish
+    return track
 
 # %% ../nbs/04_train.ipynb #9991a298
 def tell(
@@ -649,6 +736,22 @@ def tell(
         new.append(token.item())
     model.train(was_training)
     return tokenizer.decode(ids[1:] + new)
+
+# %% ../nbs/04_train.ipynb #51b3e23c
+def draw_attention(model:Transformer, tokenizer, prompt:str, layer:int = 5): # matplotlib figure
+    "Draw the attention of one layer over a prompt, mean over its heads"
+    import matplotlib
+    from matplotlib.figure import Figure
+    from tinyrope.plotting import STYLE, heatmap, label
+    ids, weights, layer = [tokenizer.token_to_id(EOT)] + tokenizer.encode(prompt, add_special_tokens=False).ids, [], min(layer, model.config.n_layers - 1)
+    was_training = model.training
+    with torch.no_grad(): model.eval()(torch.tensor([ids], device=next(model.parameters()).device), weights=weights)
+    model.train(was_training)
+    names = [tokenizer.decode([i], skip_special_tokens=False) for i in ids]
+    with matplotlib.rc_context(STYLE):
+        fig = Figure(figsize=(5.5, 4.5))
+        heatmap(label(fig.subplots(), f"Layer {layer}, mean over heads", "key", "query"), weights[layer][0].mean(0).cpu(), names, names, bar="weight")
+    return fig
 
 # %% ../nbs/04_train.ipynb #17e9111f
 def draw_curves(run:Run):
@@ -683,8 +786,10 @@ def fit(
             if not evaluating and t.device.type != "cpu" and p.step % 10: continue
             norm, stop = look(t, seen, bar), any_rank(stopped(), t.device)
             p.seconds = time.perf_counter() - start
+            pause = time.perf_counter()
             if evaluating: record(measure(t, evaluate(), norm, rate))
             if evaluating or stop: save()
+            start += time.perf_counter() - pause            # `seconds` counts training alone
             if stop: return False
     return True
 
@@ -696,7 +801,7 @@ def look(t:Trainer, seen:list, bar) -> float: # norm of the last gradient
         if not (math.isfinite(loss) and math.isfinite(norm)):
             n = t.config.batch_size
             raise FloatingPointError(f"at step {i} (rows {i*n} to {(i+1)*n - 1} of the shuffled blocks) the loss is {loss} and the gradient's norm {norm}. "
-                                     "The checkpoints before it are good; start a new run with a lower learning rate")
+                                     "Start a new run with a lower learning rate")
         p.loss_sum, p.loss_count = p.loss_sum + loss, p.loss_count + 1
     bar.update(len(seen))
     speed = (bar.format_dict["rate"] or 0)*t.batches.batch_size*t.batches.seq_len
@@ -736,14 +841,15 @@ def measure(t:Trainer, scores:dict, norm:float, rate:float) -> dict:
                 grad_norm=norm, tokens_per_second=round(speed), mfu=round(speed*flops_per_token(t.model.config, t.batches.seq_len)/(rate*t.batches.world_size), 4))
 
 # %% ../nbs/04_train.ipynb #023a86d5
-def save(t:Trainer, folder:Path):
+def save(t:Trainer, folder:Path, about:dict):
     "Save a checkpoint of the run, point `last` and `best` to it, and drop old ones"
+    save_checkpoint(folder/"checkpoints", t.progress, t.model, t.optimizers, about, t.batches.rank)
     if t.batches.rank: return
-    save_checkpoint(folder/"checkpoints", t.progress, t.model, t.optimizers)
     point(t.progress, folder)
-    keep = {f"step-{t.progress.best_step:07d}"} | {c.name for c in sorted((folder/"checkpoints").glob("step-*"))[-2:]}
-    for old in (folder/"checkpoints").glob("step-*"):
-        if old.name not in keep: shutil.rmtree(old)
+    found, every = sorted((folder/"checkpoints").glob("step-*")), t.config.keep_every
+    keep = {f"step-{t.progress.best_step:07d}"} | {c.name for c in found[-2:]}
+    for old in found:
+        if old.name not in keep and not (every and int(old.name[5:]) % every == 0): shutil.rmtree(old)
 
 def point(p:Progress, folder:Path):
     "Write the names of the last and the best checkpoint"
@@ -756,8 +862,7 @@ def restore(t:Trainer, folder:Path):
     checkpoints = folder/"checkpoints"
     checkpoint = newest_checkpoint(checkpoints)
     if checkpoint:
-        load_weights(t.model, checkpoint/"model.safetensors")
-        restore_optimizers(t.optimizers, read_tensors(checkpoint/"optimizer.safetensors"))
+        read_state(weights_of(t.model) | optimizer_tensors(t.optimizers), checkpoint)
         p = t.progress = Progress(**json.loads((checkpoint/"progress.json").read_text()))
         if not whole(checkpoints/f"step-{p.best_step:07d}"): p.best_loss, p.best_step = math.inf, p.step      # the best is lost: begin with this one
     if dist.is_initialized(): dist.barrier()
@@ -774,17 +879,18 @@ PROMPTS = ("Once upon a time", "Tom found a ball. He kicked th", "The dragon was
 
 def finish(t:Trainer, folder:Path, tokenizer, valid_store, log:Log):
     "Write the best weights, the scores on the validation stories, three stories and the curves"
-    best = folder/"checkpoints"/f"step-{t.progress.best_step:07d}"/"model.safetensors"
-    load_weights(t.model, best)
-    write_whole(folder/"model.safetensors", best.read_bytes())
-    result = dict(best_step=t.progress.best_step, seconds=round(t.progress.seconds, 1), model_sha256=_sha256(best),
-                  **evaluate_stories(t.model, tokenizer, stories_in(valid_store, tokenizer)))
+    model, best = Transformer(t.model.config), folder/"checkpoints"/f"step-{t.progress.best_step:07d}"
+    read_state(weights_of(model), best, alone=True)
+    model.to(t.device).eval()
+    write_whole(folder/"model.safetensors", tensor_bytes(weights_of(model)))
+    result = dict(best_step=t.progress.best_step, seconds=round(t.progress.seconds, 1), model_sha256=_sha256(folder/"model.safetensors"),
+                  **evaluate_stories(model, tokenizer, stories_in(valid_store, tokenizer)))
     write_whole(folder/"result.json", json.dumps(result, indent=1))
     draw_curves(Run(folder))
     print("\nvalidation, {stories:,} stories: loss {loss:.4f} nats per token, perplexity {perplexity:.3f}, "
           "{bits_per_byte:.4f} bits per byte\n".format(**result))
     for i, prompt in enumerate(PROMPTS):
-        text = tell(t.model, tokenizer, prompt, seed=i)
+        text = tell(model, tokenizer, prompt, seed=i)
         log.write("samples.jsonl", dict(step=t.progress.step, prompt=prompt, text=text, final=True))
         print(text + "\n")
     print(f"run      {folder}\ncurves   {folder/'curves.png'}\nstories  tinyrope-generate --model {folder} \"Once upon a time\"")
@@ -796,13 +902,6 @@ def check_folder(folder:Path, resume:bool):
         if not resume: raise FileExistsError(f"{folder} holds a run already: add --resume to go on with it, or give another --out")
     elif folder.exists() and (not folder.is_dir() or any(f.name != "tokenizer.json" and f.name[0] != "." for f in folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not a run: give another --out")
-
-@contextmanager
-def first_process_first(rank:int):
-    "Let the first process do a thing before the others do it"
-    if dist.is_initialized() and rank: dist.barrier()
-    yield
-    if dist.is_initialized() and not rank: dist.barrier()
 
 # %% ../nbs/04_train.ipynb #e8484b9d
 def describe(preset, model_config, config, tokenizer, train_store, valid_store, device, world) -> dict:
@@ -854,6 +953,7 @@ def train(
     device:str = "auto", # "cpu", "cuda", "mps"
     resume:bool = False, # go on with the run in `out`, if there is one
     wandb:str = "disabled", # or "offline", "online"
+    shard:bool = False, # split the model over the processes of torchrun, instead of a copy in each
     **overrides, # fields of `ModelConfig` or `TrainConfig`
 ) -> Run:
     "Train a model and return its run. Raises ValueError, FileNotFoundError or FileExistsError that say what to do"
@@ -863,42 +963,71 @@ def train(
         model_config, config = configure(preset, seed=seed, **overrides)
         folder, device = Path(out or f"runs/{preset}"), pick_device(device)
         check_folder(folder, resume)
-        with first_process_first(rank): tokenizer, train_store, valid_store = prepare(config, model_config.vocab_size)
+        tokenizer, train_store, valid_store = prepare(config, model_config.vocab_size)
         model_config = replace(model_config, vocab_size=tokenizer.get_vocab_size())
         about = describe(preset, model_config, config, tokenizer, train_store, valid_store, device, world)
-        t = make_trainer(model_config, config, train_store, device, rank, world)
+        t = make_trainer(model_config, config, train_store, device, rank, world, shard)
         blocks = eval_blocks(valid_store, t.batches.seq_len, config.eval_blocks)
         compile_model(t)
         open_folder(folder, about, tokenizer, rank)
-        run_training(t, folder, tokenizer, valid_store, blocks, Log(folder, wandb, about, rank == 0))
+        log = Log(folder, rank == 0, start_tracker(folder, wandb, about) if rank == 0 and wandb != "disabled" else None)
+        if not run_training(t, folder, tokenizer, valid_store, blocks, log, about, wandb != "disabled") and rank == 0:
+            print(f"stopped at step {t.progress.step}, saved; to go on:\n{resume_command(preset, folder, seed, device.type, wandb, world, shard, overrides)}")
         return Run(folder)
 
 # %% ../nbs/04_train.ipynb #a0160bb7
-def make_trainer(model_config:ModelConfig, config:TrainConfig, store:TokenStore, device, rank:int = 0, world:int = 1) -> Trainer:
-    "Make the model from the seed, and its trainer"
+def make_trainer(model_config:ModelConfig, config:TrainConfig, store:TokenStore, device, rank:int = 0, world:int = 1, shard:bool = False) -> Trainer:
+    "Make the model from the seed, and its trainer. Raises ValueError if batch, parts and processes do not fit"
     batches = Batches(store, config.batch_size, model_config.seq_len, config.seed, rank, world)
+    if config.batch_size % (world*config.accumulate):
+        raise ValueError(f"batch_size={config.batch_size} on {world} process(es) cannot be taken in {config.accumulate} equal parts: make it a multiple of {world*config.accumulate}")
     steps = config.steps or max(1, int(config.epochs*batches.n_blocks/config.batch_size))
     torch.manual_seed(config.seed)
-    return Trainer(Transformer(model_config).to(device), batches, config, steps)
+    model = Transformer(model_config)
+    return Trainer(split_model(model, device, world) if shard else model.to(device), batches, config, steps)
+
+def split_model(model:Transformer, device, world:int) -> Transformer:
+    "Split a model over the processes (FSDP2; Zhao et al. 2023). Raises ValueError without torchrun"
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    if not dist.is_initialized(): raise ValueError("shard splits a model over processes: start them with torchrun --nproc-per-node N -m tinyrope.train --shard ...")
+    mesh = init_device_mesh(device.type, (world,))
+    for part in (*model.blocks, model): fully_shard(part, mesh=mesh)
+    return model
+
+# %% ../nbs/04_train.ipynb #f4d2e39a
+def resume_command(preset, folder, seed, device, wandb, world, shard, overrides) -> str:
+    "Spell the command that resumes a run"
+    start = ["tinyrope-train"] if world == 1 else ["torchrun", "--nproc-per-node", str(world), "-m", "tinyrope.train"]
+    settings = [part for k, v in overrides.items() for part in ("--set", f"{k}={v}")]
+    return shlex.join([*start, "--preset", preset, "--out", str(folder), "--seed", str(seed), "--device", device, *["--shard"]*shard,
+                       *(["--wandb", wandb] if wandb != "disabled" else []), *settings, "--resume"])
 
 # %% ../nbs/04_train.ipynb #611f6fa8
 ROW = ("step {step:>6}  train loss {train_loss:.3f}  val loss {val_loss:.3f}  perplexity {val_perplexity:.2f}  "
        "bits/byte {val_bits_per_byte:.3f}  {tokens_per_second:,} tokens/s")
 
-def run_training(t:Trainer, folder:Path, tokenizer, valid_store, blocks, log:Log):
-    "Resume if there is something to resume, fit, and finish"
+def run_training(t:Trainer, folder:Path, tokenizer, valid_store, blocks, log:Log, about:dict, draw:bool = False) -> bool: # is it finished?
+    "Resume if there is something to resume, fit, and finish. Raises FloatingPointError that names the last checkpoint"
     rank, sizes = t.batches.rank, torch.from_numpy(token_bytes(tokenizer))
     restore(t, folder)
-    def record(row):
-        log.write("metrics.jsonl", row)
-        log.write("samples.jsonl", dict(step=row["step"], prompt=PROMPTS[0], text=tell(t.model, tokenizer, PROMPTS[0], 48)))
-        if rank == 0: print(ROW.format(**row), flush=True)
     with stop_on_request() as stopped:
         rate = matmul_rate(t.device, torch.bfloat16 if t.bf16 else torch.float32)
-        done = fit(t, lambda: evaluate_blocks(t.model, blocks, sizes), record, lambda: save(t, folder), stopped, rate)
+        try: done = fit(t, lambda: evaluate_blocks(t.model, blocks, sizes), lambda row: report(t, row, tokenizer, log, draw), lambda: save(t, folder, about), stopped, rate)
+        except FloatingPointError as e:
+            last = folder/"last"
+            raise FloatingPointError(f"{e}. " + (f"The last good checkpoint is {folder/'checkpoints'/last.read_text()}" if last.exists() else "No checkpoint had been saved")) from e
     if rank == 0 and done: finish(t, folder, tokenizer, valid_store, log)
-    elif rank == 0: print(f"stopped at step {t.progress.step}, saved; go on with the same command and --resume")
-    log.close()
+    if log.tracker: log.tracker.finish()
+    return done
+
+def report(t:Trainer, row:dict, tokenizer, log:Log, draw:bool):
+    "Write down an evaluation, with a few words of the model"
+    log.write("metrics.jsonl", row)
+    log.write("samples.jsonl", dict(step=row["step"], prompt=PROMPTS[0], text=tell(t.model, tokenizer, PROMPTS[0], 48)))
+    best = draw and row["step"] == t.progress.best_step          # all processes draw, for a model that is split needs all of them
+    log.track(row, {p: draw_attention(t.model, tokenizer, p) for p in PROMPTS[1:]} if best else {})
+    if log.active: print(ROW.format(**row), flush=True)
 
 # %% ../nbs/04_train.ipynb #e18565b1
 def command_line(f):
@@ -926,6 +1055,7 @@ def main():
     p.add_argument("--steps", type=int, help="optimizer steps instead of the preset's")
     p.add_argument("--seed", type=int, default=0, help="of weights, order and dropout (default: 0)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    p.add_argument("--shard", action="store_true", help="split the model over the processes of torchrun")
     p.add_argument("--resume", action="store_true", help="go on with the run in the run folder")
     p.add_argument("--wandb", default="disabled", help="disabled, offline or online: log to Weights & Biases (default: disabled)")
     p.add_argument("--set", dest="settings", action="append", type=setting, default=[], metavar="NAME=VALUE",
