@@ -75,9 +75,10 @@ def compare(seconds, peer, **amounts):
 
 def show(title, rows):
     "Print a table of what `compare` found"
+    number = lambda value: f"{value:9,.0f}" if value >= 100 else f"{value:9.3g}"
     print(f"\n{title}")
     for name, row in rows.items():
-        speeds = "  ".join(f"{value:11,.5g} {key.removesuffix('_per_second')}/s" for key, value in row.items() if key.endswith("_per_second"))
+        speeds = "  ".join(f"{number(value)} {key.removesuffix('_per_second')}/s" for key, value in row.items() if key.endswith("_per_second"))
         ratio = "" if row["ratio"] is None else f"{row['ratio']:6.2f} x"
         low, high = row["quartiles"]
         print(f"  {name:34} {1e3*row['median']:10.1f} ms ({1e3*low:.1f} to {1e3*high:.1f})  {speeds}  {ratio}")
@@ -85,7 +86,8 @@ def show(title, rows):
 
 def write(path, groups, packages, **facts):
     "Write results and all that led to them; the last line printed sums them up as JSON"
-    about = dict(command=" ".join(("python", *sys.argv)), versions=versions(*packages), cpu=cpu_name(), cores=os.cpu_count(), date=str(date.today()), **facts)
+    machine = dict(versions=versions(*packages), cpu=cpu_name(), cores=os.cpu_count())
+    about = dict(command=" ".join(("python", *sys.argv)), date=str(date.today()), **machine, **facts)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps(about | dict(groups=groups), indent=1))
     short = lambda row: {key: float(f"{value:.4g}") for key, value in row.items() if key.endswith("_per_second") or key == "ratio" and value is not None}

@@ -9,7 +9,6 @@ import os
 import platform
 import tempfile
 import time
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -23,9 +22,10 @@ RECIPES = {"default": {}, "AdamW alone": dict(optimizer="adamw"), "AdamW alone, 
            "Muon's rate × 2": dict(muon_learning_rate=.02), "Muon's rate / 2": dict(muon_learning_rate=.005),
            "AdamW's rate × 2": dict(learning_rate=8e-3), "AdamW's rate / 2": dict(learning_rate=2e-3),
            "cosine": dict(schedule="cosine"), "stable, then decay over half": dict(decay=.5), "weight decay 0.1": dict(weight_decay=.1),
-           "batch 8": dict(batch_size=8), "batch 32": dict(batch_size=32), "1,024 words": dict(vocab_size=1024), "4,096 words": dict(vocab_size=4096),
-           "3 layers of 160": dict(n_layers=3, dim=160, n_heads=5), "6 layers of 128": dict(n_layers=6), "2 key-value heads": dict(n_kv_heads=2),
-           "context 128": dict(seq_len=128, batch_size=32)}
+           "batch 8": dict(batch_size=8), "batch 32": dict(batch_size=32), "4,096 words": dict(vocab_size=4096),
+           "2 key-value heads": dict(n_kv_heads=2),
+           "decay over half, AdamW's rate × 2": dict(decay=.5, learning_rate=8e-3),
+           "decay over half, 4,096 words": dict(decay=.5, vocab_size=4096)}
 SECONDS = 240          # of training steps, which leaves a minute for starting, compiling and scoring
 
 
@@ -80,7 +80,7 @@ def main():
         result = dict(command="python benchmarks/recipe.py", recipes=RECIPES, seconds=SECONDS, seconds_a_step=seconds_a_step(), threads=torch.get_num_threads(), cpu=cpu_name(),
                       cores=os.cpu_count(), versions=dict(python=platform.python_version(), torch=torch.__version__), date=str(date.today()), runs=[])
         out.write_text(json.dumps(result, indent=1))
-    plan = [(name, 1., seed) for name in a.finalists for seed in range(3)] or [(name, .5, 0) for name in RECIPES]
+    plan = [(name, 1., seed) for seed in range(3) for name in a.finalists] or [(name, .5, 0) for name in RECIPES]
     for name, share, seed in plan[a.worker::a.workers]:
         rows = json.loads(out.read_text())["runs"]
         if any((r["recipe"], r["share"], r["seed"]) == (name, share, seed) for r in rows): continue

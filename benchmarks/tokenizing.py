@@ -26,7 +26,7 @@ def flat(lists):
 def tinyrope(stories, tokenizer, folder):
     "Tokenizing by tinyrope, and its ids"
     fresh, eot = count(), tokenizer.token_to_id(EOT)
-    return lambda: build_store(stories, tokenizer, folder/f"store-{next(fresh)}"), lambda store: store.tokens[store.tokens != eot].astype(np.int64)
+    return lambda: build_store(stories, tokenizer, folder/f"store-{next(fresh)}"), lambda store: store[:][store[:] != eot].astype(np.int64)
 
 
 def loop(stories, tokenizer, folder):
@@ -69,9 +69,11 @@ def main():
         assert all(np.array_equal(found, ids["tinyrope"]) for found in ids.values()), f"the tokens differ: {ids}"
         seconds = take_turns({name: run for name, (run, _) in candidates.items()}, a.rounds)
     n = len(ids["tinyrope"])
-    groups = {"train": dict(stories=len(stories), tokens=n, megabytes=megabytes, same_tokens=list(ids), rows=compare(seconds, PEER, tokens=n, megabytes=megabytes))}
+    rows = compare(seconds, PEER, tokens=n, megabytes=megabytes)
+    groups = {"train": dict(stories=len(stories), tokens=n, megabytes=megabytes, same_tokens=list(ids), rows=rows)}
     show(f"{len(stories):,} stories, {n:,} tokens, {megabytes:.1f} MB", groups["train"]["rows"])
-    write(a.out, groups, PACKAGES, rounds=a.rounds, peer=PEER, seed=None, vocab_size=VOCAB_SIZE, threads=int(os.environ.get("RAYON_NUM_THREADS", os.cpu_count())))
+    threads = int(os.environ.get("RAYON_NUM_THREADS", os.cpu_count()))
+    write(a.out, groups, PACKAGES, rounds=a.rounds, peer=PEER, seed=None, vocab_size=VOCAB_SIZE, threads=threads)
 
 
 if __name__ == "__main__": main()

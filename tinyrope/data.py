@@ -7,12 +7,14 @@ Docs: https://tinyrope.github.io/tinyrope/data.html.md"""
 # %% auto #0
 __all__ = ['EOT', 'ASSETS', 'SHA256', 'MOJIBAKE', 'ENDINGS', 'HUB', 'EMBEDDED', 'split_stories', 'load_stories', 'audit',
            'word_counts', 'train_bpe', 'token_bytes', 'load_tokenizer', 'keep_story', 'original_split', 'read_stories',
-           'TokenStore', 'tokenizer_hash', 'build_store', 'Batches', 'eval_blocks', 'hash_word', 'overlap']
+           'TokenStore', 'tokenizer_hash', 'write_whole', 'build_store', 'Batches', 'eval_blocks', 'hash_word',
+           'overlap']
 
 # %% ../nbs/03_data.ipynb #3ae1c962
 import hashlib
 import json
 import lzma
+import os
 import random
 import shutil
 import tempfile
@@ -20,11 +22,12 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 # %% ../nbs/03_data.ipynb #25d5c8dc
@@ -226,69 +229,172 @@ class TokenStore:
     ):
         self.folder = Path(folder)
         if not self.folder.is_dir(): raise FileNotFoundError(f"no token store at {folder}: make one with build_store")
-        data = self.folder/"tokens.bin"
         try:
             self.about = json.loads((self.folder/"store.json").read_text())
-            whole = data.stat().st_size == self.about["tokens"]*np.dtype(self.about["dtype"]).itemsize
-            whole = whole and (not verify or _sha256(data) == self.about["sha256"])
+            whole = _is_whole(self.folder, self.about, verify)
         except (OSError, ValueError, KeyError, TypeError): whole = False
-        if not whole: raise ValueError(f"the token store {folder} is damaged or cut short: delete the folder, and it is made again")
-        self.tokens = np.memmap(data, dtype=self.about["dtype"], mode="r")
+        if not whole: raise ValueError(f"the token store {folder} is damaged or cut short, or of an older version: delete it, and it is made again")
+        self.shards = [np.memmap(p, self.about["dtype"], mode="r") for p in _shard_paths(self.folder, self.about["shards"])]
+        self.edges = np.cumsum([0, *map(len, self.shards)])     # where each shard begins, and the end
 
     def __len__(self): return self.about["tokens"]
 
+    def __getitem__(self, span:slice) -> np.ndarray:
+        "Read the tokens of a slice, as `store[a:b]`"
+        return _read_span(self, span)
+
 # %% ../nbs/03_data.ipynb #efb1ec6a
-def _sha256(path):
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+def _read_span(store, span):
+    "Read a slice of the tokens. Raises ValueError for anything else"
+    if not isinstance(span, slice) or span.step not in (None, 1):
+        raise ValueError(f"a token store is read by slices without a step, as store[a:b], got {span!r}")
+    a, b, _ = span.indices(len(store))
+    touched = range(np.searchsorted(store.edges, a, "right") - 1, np.searchsorted(store.edges, b, "left"))
+    pieces = [store.shards[i][max(0, a - store.edges[i]):b - store.edges[i]] for i in touched]
+    return np.concatenate([np.empty(0, store.about["dtype"]), *pieces])
+
+# %% ../nbs/03_data.ipynb #8e7e7231
+def _shard_paths(folder, shards): return [folder/f"tokens-{i:05d}.bin" for i in range(len(shards))]
+
+def _is_whole(folder, about, verify):
+    paths, size = _shard_paths(folder, about["shards"]), np.dtype(about["dtype"]).itemsize
+    sizes = [s["tokens"]*size for s in about["shards"]]
+    return (sum(sizes) == about["tokens"]*size and [p.stat().st_size for p in paths] == sizes
+            and (not verify or _sha256(*paths) == about["sha256"]))
+
+# %% ../nbs/03_data.ipynb #502382c4
+def _sha256(*paths):
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as f: hashlib.file_digest(f, lambda: digest)
+    return digest.hexdigest()
 
 def tokenizer_hash(tokenizer) -> str:
     "SHA-256 of everything that defines a tokenizer"
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
-# %% ../nbs/03_data.ipynb #8e7e7231
+# %% ../nbs/03_data.ipynb #247467a6
+def write_whole(
+    path:Path, # where the file shall be
+    content:str|bytes, # what it shall hold
+):
+    "Write a file so that it is there whole or not at all: beside it first, synced, then renamed"
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with open(handle, "wb") as f:
+            f.write(content.encode() if isinstance(content, str) else content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(part, 0o644)               # temporary files are made for their owner alone
+        os.replace(part, path)
+    finally: Path(part).unlink(missing_ok=True)
+
+# %% ../nbs/03_data.ipynb #181c2c92
 def build_store(
-    stories, # texts
+    stories, # texts; to go on after an interruption, the same ones in the same order
     tokenizer, # tokenizers.Tokenizer
-    folder:str|Path, # where the store shall be; must not exist
+    folder:str|Path, # where the store shall be; one that is there already is returned
     original:bool=False, # filter and cut the stories as the original run did
+    shard_tokens:int=2**27, # a shard is closed by the thousand stories with which it reaches so many tokens
 ) -> TokenStore:
-    "Tokenize stories, a thousand at a time, into a store that appears whole or not at all"
+    "Tokenize stories into a store that appears whole or not at all, or go on doing so. Raises ValueError for other or too few texts"
+    if shard_tokens < 1: raise ValueError(f"shard_tokens must be at least 1, got {shard_tokens}")
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not folder.exists():
+            part = folder.with_name(f".{folder.name}-part")
+            _fill(part, iter(stories), tokenizer, original, shard_tokens)
+            part.rename(folder)
+        (folder/"progress.json").unlink(missing_ok=True)
+    store = TokenStore(folder)
+    if store.about["tokenizer_sha256"] != tokenizer_hash(tokenizer):
+        raise ValueError(f"the token store {folder} was made with another tokenizer: give another folder")
+    return store
+
+# %% ../nbs/03_data.ipynb #59b80be6
+def _fill(part, stories, tokenizer, original, shard_tokens):
+    "Write the shards and `store.json` into a folder, or those that an interrupted call has not written"
+    made = dict(tokenizer_sha256=tokenizer_hash(tokenizer), original=original, shard_tokens=shard_tokens)
+    shards = _resume(part, made)
     try:
-        about = _write_tokens(stories, tokenizer, part/"tokens.bin", original)
-        (part/"store.json").write_text(json.dumps(about, indent=1))
-        try: part.rename(folder)
-        except OSError:
-            if not (folder/"store.json").exists(): raise         # else another process was faster, with the same result
-    finally: shutil.rmtree(part, ignore_errors=True)
-    return TokenStore(folder)
+        _skip(stories, shards, part)
+        batches = _encode(stories, tokenizer, original, skipped=sum(s["texts"] for s in shards))
+        while shard := _write_shard(part/f"tokens-{len(shards):05d}.bin", batches, shard_tokens):
+            shards.append(shard)
+            write_whole(part/"progress.json", json.dumps(dict(made=made, shards=shards), indent=1))
+        write_whole(part/"store.json", json.dumps(_describe(part, shards, tokenizer), indent=1))
+    finally:
+        if not (part/"progress.json").exists(): shutil.rmtree(part)
 
-# %% ../nbs/03_data.ipynb #502382c4
-def _write_tokens(stories, tokenizer, path, original) -> dict:
-    "Write the tokens of all stories to a file; returns what store.json says about it"
+# %% ../nbs/03_data.ipynb #2f3082f9
+def _describe(part, shards, tokenizer) -> dict:
+    "What `store.json` says about the shards in a folder. Raises ValueError if there are none"
+    if not shards: raise ValueError(f"no story was left to tokenize: a corpus needs at least 25 texts (parted by {EOT} in a .txt file), "
+                                    "of which every 25th is kept for validation, and the filter must leave some")
+    total = {name: sum(s[name] for s in shards) for name in ("tokens", "stories")}
+    return dict(total, dtype=_dtype(tokenizer).name, eot=tokenizer.token_to_id(EOT), sha256=_sha256(*_shard_paths(part, shards)),
+                tokenizer_sha256=tokenizer_hash(tokenizer), shards=shards)
+
+def _dtype(tokenizer): return np.dtype(np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32)
+
+# %% ../nbs/03_data.ipynb #b75dd210
+def _encode(stories, tokenizer, original, skipped=0):
+    "Yield a thousand texts at a time, the number of stories kept of them, and their tokens"
     from tqdm import tqdm
-    n = kept = 0
-    dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
-    with open(path, "wb") as f, tqdm(desc="tokenizing", unit=" stories", disable=None, leave=False) as bar:
-        for ids in _encode(stories, tokenizer, original, bar):
-            np.asarray(ids, dtype).tofile(f)
-            n, kept = n + len(ids), kept + 1
-    if not kept: raise ValueError(f"no story was left to tokenize: a corpus needs at least 25 texts (parted by {EOT} in a .txt file), "
-                                  "of which every 25th is kept for validation, and the filter must leave some")
-    return dict(tokens=n, stories=kept, dtype=np.dtype(dtype).name, eot=tokenizer.token_to_id(EOT), sha256=_sha256(path),
-                tokenizer_sha256=tokenizer_hash(tokenizer))
+    eot, dtype = tokenizer.token_to_id(EOT), _dtype(tokenizer)
+    with tqdm(desc="tokenizing", unit=" stories", initial=skipped, disable=None, leave=False) as bar:
+        while texts := list(islice(stories, 1000)):
+            encoded = [e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+            kept = [ids for text, ids in zip(texts, encoded) if not original or keep_story(text, len(ids))]
+            ended = [ids[:512] if original and len(ids) > 512 else ids + [eot] for ids in kept]
+            yield texts, len(kept), np.fromiter(chain.from_iterable(ended), dtype)
+            bar.update(len(texts))
 
-# %% ../nbs/03_data.ipynb #181a5f3b
-def _encode(stories, tokenizer, original, bar):
-    "Yield the token ids of each story with its end-of-text"
-    eot, stories = tokenizer.token_to_id(EOT), iter(stories)
-    while batch := list(islice(stories, 1000)):
-        for text, e in zip(batch, tokenizer.encode_batch_fast(batch, add_special_tokens=False)):
-            bar.update(1)
-            if original and not keep_story(text, len(e.ids)): continue
-            yield e.ids[:512] if original and len(e.ids) > 512 else e.ids + [eot]
+# %% ../nbs/03_data.ipynb #4d01e988
+def _write_shard(path, batches, shard_tokens) -> dict:
+    "Write batches into a shard until it is full; returns what `store.json` says about it, nothing if no story was left"
+    total, read, part = Counter(), hashlib.sha256(), path.with_suffix(".part")
+    try:
+        with open(part, "wb") as f:
+            for texts, stories, tokens in batches:
+                f.write(tokens)
+                _hash_texts(read, texts)
+                total.update(texts=len(texts), stories=stories, tokens=len(tokens))
+                if total["tokens"] >= shard_tokens: break
+            f.flush()
+            os.fsync(f.fileno())
+        if not total["tokens"]: return {}
+        os.replace(part, path)
+    finally: part.unlink(missing_ok=True)
+    return dict(total, texts_sha256=read.hexdigest(), sha256=_sha256(path))
+
+def _hash_texts(digest, texts):
+    for text in texts: digest.update(f"{text}\0".encode())
+
+# %% ../nbs/03_data.ipynb #6abb0624
+def _resume(part, made) -> list:
+    "Find the shards that an interrupted call has finished in a folder, and clear away all else"
+    part.mkdir(exist_ok=True)
+    try:
+        progress = json.loads((part/"progress.json").read_text())
+        shards = progress["shards"] if progress["made"] == made else []
+        if [_sha256(p) for p in _shard_paths(part, shards)] != [s["sha256"] for s in shards]: shards = []
+    except (OSError, ValueError, KeyError, TypeError): shards = []
+    keep = [part/"progress.json", *_shard_paths(part, shards)] if shards else []
+    for path in set(part.iterdir()) - set(keep): path.unlink()
+    return shards
+
+# %% ../nbs/03_data.ipynb #8941cda0
+def _skip(stories, shards, part):
+    "Read past the texts of finished shards. Raises ValueError if they are not those that the shards were made of"
+    for shard in shards:
+        read = hashlib.sha256()
+        _hash_texts(read, islice(stories, shard["texts"]))
+        if read.hexdigest() != shard["texts_sha256"]:
+            raise ValueError(f"these are not the texts that {part} was begun with: give the same ones, or delete that folder to begin anew")
 
 # %% ../nbs/03_data.ipynb #576e5ee0
 @dataclass(frozen=True)
@@ -314,7 +420,7 @@ class Batches:
         "Draw the (batch, seq) int64 inputs and targets of `step`"
         rows = range(step*self.batch_size + self.rank, (step+1)*self.batch_size, self.world_size)
         starts = [_block_start(self.seed, self.n_blocks, self.seq_len, row) for row in rows]
-        block = torch.from_numpy(np.stack([self.store.tokens[s:s+self.seq_len+1].astype(np.int64) for s in starts]))
+        block = torch.from_numpy(np.stack([self.store[s:s+self.seq_len+1].astype(np.int64) for s in starts]))
         return block[:, :-1].contiguous(), block[:, 1:].contiguous()
 
 # %% ../nbs/03_data.ipynb #74f00148
@@ -336,7 +442,7 @@ def eval_blocks(
     "Read the first blocks of a store. Raises ValueError if it has not one whole block"
     n = min(n_blocks, (len(store) - 1) // seq_len)
     if n < 1: raise ValueError(f"validation needs at least {seq_len + 1} tokens, the store has {len(store)}: use more text or a shorter seq_len")
-    tokens = torch.from_numpy(store.tokens[:n*seq_len + 1].astype(np.int64))
+    tokens = torch.from_numpy(store[:n*seq_len + 1].astype(np.int64))
     return tokens[:-1].view(n, seq_len), tokens[1:].view(n, seq_len)
 
 # %% ../nbs/03_data.ipynb #1c6d9052

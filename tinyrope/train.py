@@ -8,14 +8,14 @@ Docs: https://tinyrope.github.io/tinyrope/train.html.md"""
 __all__ = ['TRAIN_CHOICES', 'PRESETS', 'PROMPTS', 'ROW', 'bits_per_byte', 'windows', 'evaluate_stories', 'rows_at_once',
            'evaluate_blocks', 'schedule', 'orthogonalise', 'gathered', 'shared_like', 'muon_update', 'Muon',
            'TrainConfig', 'check_training', 'configure', 'cache_folder', 'texts_of', 'make_tokenizer', 'prepare',
-           'stories_in', 'write_whole', 'Progress', 'optimizer_tensors', 'tensor_bytes', 'weights_of', 'sync',
-           'write_tensors', 'read_state', 'is_split', 'save_shares', 'save_checkpoint', 'seal', 'whole',
-           'newest_checkpoint', 'load_weights', 'Run', 'read_rows', 'keep_rows', 'pack', 'make_optimizers', 'Trainer',
-           'step_seed', 'use_bf16', 'pick_device', 'processes', 'stop_on_request', 'matmul_rate', 'Log',
-           'start_tracker', 'tell', 'draw_attention', 'draw_curves', 'fit', 'look', 'progress_bar', 'mean_over_ranks',
-           'any_rank', 'measure', 'save', 'point', 'restore', 'finish', 'check_folder', 'describe', 'open_folder',
-           'can_compile', 'compile_model', 'train', 'make_trainer', 'split_model', 'resume_command', 'run_training',
-           'report', 'command_line', 'setting', 'main', 'read_evaluation_text', 'evaluate_main']
+           'stories_in', 'Progress', 'optimizer_tensors', 'tensor_bytes', 'weights_of', 'sync', 'write_tensors',
+           'read_state', 'is_split', 'save_shares', 'save_checkpoint', 'seal', 'whole', 'newest_checkpoint',
+           'load_weights', 'Run', 'read_rows', 'keep_rows', 'pack', 'make_optimizers', 'Trainer', 'step_seed',
+           'use_bf16', 'pick_device', 'processes', 'stop_on_request', 'matmul_rate', 'Log', 'start_tracker', 'tell',
+           'draw_attention', 'draw_curves', 'fit', 'look', 'progress_bar', 'mean_over_ranks', 'any_rank', 'measure',
+           'save', 'point', 'restore', 'finish', 'check_folder', 'describe', 'open_folder', 'can_compile',
+           'compile_model', 'train', 'make_trainer', 'split_model', 'resume_command', 'run_training', 'report',
+           'command_line', 'setting', 'main', 'read_evaluation_text', 'evaluate_main']
 
 # %% ../nbs/04_train.ipynb #d94b3d49
 import argparse, ast, errno, hashlib, json, math, os, platform, secrets, shlex, shutil, signal, sys, tempfile, time, warnings
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
 from .data import (ASSETS, EMBEDDED, EOT, SHA256, Batches, TokenStore, _read_txt, _sha256, build_store, eval_blocks, load_tokenizer,
-                           original_split, read_stories, split_stories, token_bytes, tokenizer_hash, train_bpe)
+                           original_split, read_stories, split_stories, token_bytes, tokenizer_hash, train_bpe, write_whole)
 from .model import SIZES, ModelConfig, Transformer, check_types, decode, flops_per_token
 
 # %% ../nbs/04_train.ipynb #fb285618
@@ -298,7 +298,7 @@ def prepare(
 ): # tokenizer, training store, validation store
     "Find or make the tokenizer and the token stores of a run"
     source = SHA256["train"] if c.corpus == EMBEDDED else _sha256(c.corpus) if Path(c.corpus).is_file() else c.corpus
-    name = lambda *more: hashlib.sha256(repr((source, c.original_data, c.max_stories, *more)).encode()).hexdigest()[:16]
+    name = lambda *more: hashlib.sha256(repr(("shards", source, c.original_data, c.max_stories, *more)).encode()).hexdigest()[:16]
     folder = cache_folder()
     path = folder/f"bpe-{vocab_size}-{name()}.json" if c.tokenizer == "bpe" else c.tokenizer
     if c.tokenizer == "bpe" and not path.exists(): make_tokenizer(c, vocab_size, path)
@@ -316,26 +316,9 @@ def stories_in(
     limit:int = 2000, # at most so many, from the beginning
 ) -> list: # of texts
     "Decode the first stories of a store"
-    ends = np.flatnonzero(store.tokens == store.about["eot"])[:limit]
-    return split_stories(tokenizer.decode(store.tokens[:ends[-1] + 1].tolist(), skip_special_tokens=False))
-
-# %% ../nbs/04_train.ipynb #47a510a1
-def write_whole(
-    path:Path, # where the file shall be
-    content:str|bytes, # what it shall hold
-):
-    "Write a file so that it is there whole or not at all: beside it first, synced, then renamed"
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with open(handle, "wb") as f:
-            f.write(content.encode() if isinstance(content, str) else content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(part, 0o644)               # temporary files are made for their owner alone
-        os.replace(part, path)
-    finally: Path(part).unlink(missing_ok=True)
+    tokens = store[:]
+    ends = np.flatnonzero(tokens == store.about["eot"])[:limit]
+    return split_stories(tokenizer.decode(tokens[:ends[-1] + 1].tolist(), skip_special_tokens=False))
 
 # %% ../nbs/04_train.ipynb #0b4c5ad5
 @dataclass
