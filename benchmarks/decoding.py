@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import tempfile
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from common import build, compare, parser, show, take_turns, write
 from tinyrope.model import ModelConfig, Transformer, decode
 from tinyrope.rope import adjacent_to_half
+from tinyrope.train import can_compile
 
 CONFIG = ModelConfig(vocab_size=4096, dim=288, n_layers=6, n_heads=6, hidden_dim=768, seq_len=512)
 FIRST, NEW = 1, 256         # the prompt, which is what llama2.c begins with, and the number of tokens to generate
@@ -45,8 +47,12 @@ def llama_weights(model):
     return {name: w.detach() for name, w in weights.items()}
 
 
-def tinyrope(model, prompt):
+def tinyrope(model, prompt, compiled=False):
     "Generation by tinyrope"
+    if compiled:
+        if not can_compile(prompt.device): raise ImportError("PyTorch finds no working compiler")
+        model = deepcopy(model)
+        model.compile(dynamic=True)
     return lambda: torch.stack(list(decode(model, prompt, NEW, lambda logits: logits.argmax(-1))), 1)
 
 
@@ -91,7 +97,7 @@ def run_c(binary, folder, threads):
 def measure(model, batch, rounds, run_c=None):
     "Measure one batch size"
     prompt = torch.full((batch, 1), FIRST)
-    candidates = build({"tinyrope": partial(tinyrope, model, prompt), "transformers": partial(transformers, model, prompt)})
+    candidates = build({"tinyrope": partial(tinyrope, model, prompt), "tinyrope, compiled": partial(tinyrope, model, prompt, compiled=True), "transformers": partial(transformers, model, prompt)})
     ids = {name: generate().tolist() for name, generate in candidates.items()}
     if run_c:
         candidates["llama2.c"], ids["llama2.c"] = lambda: run_c()[1], [run_c()[0]]

@@ -1,4 +1,4 @@
-"""What limits a small corpus: `python benchmarks/limits.py` (about an hour on two cores; it can be stopped and started again).
+"""What limits a small corpus: `python benchmarks/limits.py` (half an hour on two cores; it can be stopped and started again).
 
 The default model takes the same number of steps on all stories and on fewer and fewer of them, which it then reads again and again; where it
 reads them most often, dropout, weight decay and averaging of weights are tried against it. Scores are bits per byte, each story on its own, on the
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tinyrope.data import SHA256, load_stories, train_bpe
 from tinyrope.train import Run, evaluate_stories, train
 
-STEPS, SHARES, FEW = 576, (1, 4, 8, 16, 32), 32
+STEPS, SHARES, FEW = 384, (1, 4, 8, 16, 32), 32
 AGAINST = {"dropout 0.1": dict(dropout=.1), "dropout 0.2": dict(dropout=.2), "weight decay 0.1": dict(weight_decay=.1), "weight decay 1": dict(weight_decay=1.),
            "averaged weights": dict(schedule="constant")}
 PLAN = [(share, "nothing", {}) for share in SHARES] + [(FEW, name, settings) for name, settings in AGAINST.items()]

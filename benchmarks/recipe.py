@@ -25,7 +25,8 @@ RECIPES = {"default": {}, "AdamW alone": dict(optimizer="adamw"), "AdamW alone, 
            "batch 8": dict(batch_size=8), "batch 32": dict(batch_size=32), "4,096 words": dict(vocab_size=4096),
            "2 key-value heads": dict(n_kv_heads=2),
            "decay over half, AdamW's rate × 2": dict(decay=.5, learning_rate=8e-3),
-           "decay over half, 4,096 words": dict(decay=.5, vocab_size=4096)}
+           "decay over half, 4,096 words": dict(decay=.5, vocab_size=4096), "decay over half, batch 8": dict(decay=.5, batch_size=8),
+           "decay over half, batch 4": dict(decay=.5, batch_size=4), "decay over half, batch 8, 4,096 words": dict(decay=.5, batch_size=8, vocab_size=4096)}
 SECONDS = 240          # of training steps, which leaves a minute for starting, compiling and scoring
 
 

@@ -7,7 +7,7 @@ Docs: https://tinyrope.github.io/tinyrope/data.html.md"""
 # %% auto #0
 __all__ = ['EOT', 'ASSETS', 'SHA256', 'MOJIBAKE', 'ENDINGS', 'HUB', 'EMBEDDED', 'split_stories', 'load_stories', 'audit',
            'word_counts', 'train_bpe', 'token_bytes', 'load_tokenizer', 'keep_story', 'original_split', 'read_stories',
-           'TokenStore', 'tokenizer_hash', 'write_whole', 'build_store', 'Batches', 'eval_blocks', 'hash_word',
+           'TokenStore', 'tokenizer_hash', 'write_whole', 'sync', 'build_store', 'Batches', 'eval_blocks', 'hash_word',
            'overlap']
 
 # %% ../nbs/03_data.ipynb #3ae1c962
@@ -216,9 +216,9 @@ def _read_dataset(name, /, **kwargs):
 def _read_hub(path, config, split, streaming):
     try: yield from _read_dataset(path, path=path, name=config, split=split, streaming=streaming)
     except Exception as e:
-        if isinstance(e, ValueError) and "has no field" in str(e): raise
-        raise ConnectionError(f"could not read {path} from the Hugging Face hub ({type(e).__name__}: {e}). Without a network use "
-                              f"the embedded corpus ({EMBEDDED!r}: `tinyrope-train` without --set corpus=...), or a local file") from e
+        if isinstance(e, ValueError) and ("has no field" in str(e) or "holds no text" in str(e)): raise
+        raise ConnectionError(f"could not read {path} from the Hugging Face hub ({type(e).__name__}: {e}). Try again: shards that were finished are kept. "
+                              f"Without a network use the embedded corpus ({EMBEDDED!r}: `tinyrope-train` without --set corpus=...), or a local file") from e
 
 # %% ../nbs/03_data.ipynb #bf6286da
 class TokenStore:
@@ -289,7 +289,15 @@ def write_whole(
             os.fsync(f.fileno())
         os.chmod(part, 0o644)               # temporary files are made for their owner alone
         os.replace(part, path)
+        sync(path.parent)
     finally: Path(part).unlink(missing_ok=True)
+
+def sync(path:Path):
+    "Make a file, or the renames in a folder, last (for folders not possible, and not needed, on Windows)"
+    if os.name == "nt" and path.is_dir(): return
+    fd = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try: os.fsync(fd)
+    finally: os.close(fd)
 
 # %% ../nbs/03_data.ipynb #181c2c92
 def build_store(
@@ -308,6 +316,7 @@ def build_store(
             part = folder.with_name(f".{folder.name}-part")
             _fill(part, iter(stories), tokenizer, original, shard_tokens)
             part.rename(folder)
+            sync(folder.parent)
         (folder/"progress.json").unlink(missing_ok=True)
     store = TokenStore(folder)
     if store.about["tokenizer_sha256"] != tokenizer_hash(tokenizer):
@@ -368,6 +377,7 @@ def _write_shard(path, batches, shard_tokens) -> dict:
             os.fsync(f.fileno())
         if not total["tokens"]: return {}
         os.replace(part, path)
+        sync(path.parent)
     finally: part.unlink(missing_ok=True)
     return dict(total, texts_sha256=read.hexdigest(), sha256=_sha256(path))
 
@@ -381,7 +391,8 @@ def _resume(part, made) -> list:
     try:
         progress = json.loads((part/"progress.json").read_text())
         shards = progress["shards"] if progress["made"] == made else []
-        if [_sha256(p) for p in _shard_paths(part, shards)] != [s["sha256"] for s in shards]: shards = []
+        fine = [p.is_file() and _sha256(p) == s["sha256"] for p, s in zip(_shard_paths(part, shards), shards)]
+        shards = shards[:[*fine, False].index(False)]
     except (OSError, ValueError, KeyError, TypeError): shards = []
     keep = [part/"progress.json", *_shard_paths(part, shards)] if shards else []
     for path in set(part.iterdir()) - set(keep): path.unlink()
