@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import median
 
 from common import cpu_name
-from tinyrope.train import Run
+from tinyrope.data import load_stories
+from tinyrope.train import Run, evaluate_stories
 
 
 def measure(seed, folder):
@@ -21,7 +22,8 @@ def measure(seed, folder):
     start = time.perf_counter()
     subprocess.run(command, check=True)
     wall, run = time.perf_counter() - start, Run(folder)
-    return dict(seed=seed, wall_seconds=round(wall, 1), metrics=run.metrics, **run.result), run.config
+    test = evaluate_stories(run.model, run.tokenizer, load_stories("test"))
+    return dict(seed=seed, wall_seconds=round(wall, 1), metrics=run.metrics, test=test, **run.result), run.config
 
 
 def memory(code):
@@ -41,11 +43,12 @@ def main():
         extra = memory(train) - memory("import torch")
     result = dict(command="python benchmarks/laptop.py", runs=rows, config=configs[0], cpu=cpu_name(), cores=os.cpu_count(), date=str(date.today()),
                   bits_per_byte=median(r["bits_per_byte"] for r in rows), loss=median(r["loss"] for r in rows), perplexity=median(r["perplexity"] for r in rows),
+                  test_bits_per_byte=median(r["test"]["bits_per_byte"] for r in rows), test_loss=median(r["test"]["loss"] for r in rows),
                   seconds=median(r["seconds"] for r in rows), wall_seconds=median(r["wall_seconds"] for r in rows), tokens_per_second=median(r["metrics"][-1]["tokens_per_second"] for r in rows),
                   peak_memory_above_torch=extra)
     Path(a.out).parent.mkdir(exist_ok=True)
     Path(a.out).write_text(json.dumps(result, indent=1))
-    print({k: result[k] for k in ("bits_per_byte", "loss", "perplexity", "seconds", "wall_seconds", "tokens_per_second", "peak_memory_above_torch")})
+    print({k: result[k] for k in ("bits_per_byte", "test_bits_per_byte", "loss", "perplexity", "seconds", "wall_seconds", "tokens_per_second", "peak_memory_above_torch")})
 
 
 if __name__ == "__main__": main()

@@ -19,7 +19,7 @@ from tinyrope.data import SHA256, load_stories, train_bpe
 from tinyrope.train import Run, evaluate_stories, train
 
 STEPS, SHARES, FEW = 384, (1, 4, 8, 16, 32), 32
-AGAINST = {"dropout 0.1": dict(dropout=.1), "dropout 0.2": dict(dropout=.2), "weight decay 0.1": dict(weight_decay=.1), "weight decay 1": dict(weight_decay=1.),
+AGAINST = {"dropout 0.1": dict(dropout=.1), "weight decay 1": dict(weight_decay=1.),
            "averaged weights": dict(schedule="constant")}
 PLAN = [(share, "nothing", {}) for share in SHARES] + [(FEW, name, settings) for name, settings in AGAINST.items()]
 
@@ -36,7 +36,8 @@ def one_run(share, name, settings, tokenizer, seed):
     "Train on a share of the stories; returns its row"
     stories = load_stories("train")[:len(load_stories("train"))//share]
     with tempfile.TemporaryDirectory() as folder:
-        run = train(out=f"{folder}/run", device="cpu", steps=STEPS, seed=seed, compile="on", eval_every=24, keep_every=24, tokenizer=tokenizer, max_stories=len(stories), **settings)
+        run = train(out=f"{folder}/run", device="cpu", steps=STEPS, seed=seed, compile="on", eval_every=24, keep_every=24, tokenizer=tokenizer, max_stories=len(stories),
+                    **dict(batch_size=16, decay=1.) | settings)
         model = average(run) if name == "averaged weights" else run.model
         score = lambda texts: evaluate_stories(model, run.tokenizer, texts)["bits_per_byte"]
         return dict(share=share, against=name, seed=seed, stories=len(stories), epochs=run.metrics[-1]["epoch"], best_step=run.best["step"], train=score(stories[:200]),

@@ -199,9 +199,9 @@ class TrainConfig:
     original_data:bool = False      # filter, split and draw the stories as the original run did
     max_stories:int|None = None     # read at most so many; None: all
     tokenizer:str = "bpe"           # "bpe": train one on the corpus; "gpt2"; or the path of a tokenizer.json
-    batch_size:int = 16             # rows in a step, over all processes
+    batch_size:int = 8              # rows in a step, over all processes
     accumulate:int = 1              # parts in which a step is computed, for batches that do not fit into memory
-    steps:int|None = 1100           # optimizer steps; None: as many as `epochs` gives
+    steps:int|None = 2000           # optimizer steps; None: as many as `epochs` gives
     epochs:float|None = None        # passes over the corpus
     optimizer:str = "muon"          # for matrices inside the blocks, "adamw" for the rest; or "adamw" for all
     learning_rate:float = 4e-3      # AdamW's
@@ -212,8 +212,8 @@ class TrainConfig:
     clip:float = 1.                 # largest norm of the gradient
     schedule:str = "wsd"            # see `schedule`
     warmup:float = .02              # share of the steps
-    decay:float = 1.                # share of the steps
-    eval_every:int = 100            # steps between evaluations
+    decay:float = .5                # share of the steps, at the end
+    eval_every:int = 200            # steps between evaluations
     eval_blocks:int = 64            # blocks of validation text in each
     keep_every:int = 0              # checkpoints at multiples of so many steps are kept for good; 0: none
     patience:int = 0                # evaluations without gain after which to stop; 0: never
@@ -243,11 +243,11 @@ def check_training(c:TrainConfig):
 
 # %% ../nbs/04_train.ipynb #3cd17c5c
 _laptop = TrainConfig()
-_arm = TrainConfig(original_data=True, tokenizer="gpt2", steps=None, epochs=10, optimizer="adamw", learning_rate=3e-4, weight_decay=.01,
+_arm = TrainConfig(original_data=True, tokenizer="gpt2", batch_size=16, steps=None, epochs=10, optimizer="adamw", learning_rate=3e-4, weight_decay=.01,
                    decay_all=True, beta2=.999, schedule="constant", eval_every=700, eval_blocks=800, patience=10, precision="fp32")
 PRESETS = {"smoke": (SIZES["smoke"], replace(_laptop, batch_size=4, steps=40, eval_every=20, eval_blocks=64, max_stories=500)),
            "laptop": (SIZES["laptop"], _laptop),
-           "bundled": (SIZES["bundled"], replace(_laptop, steps=2100, weight_decay=.1)),
+           "bundled": (SIZES["bundled"], replace(_laptop, batch_size=16, steps=2100, decay=1., eval_every=100, weight_decay=.1)),
            "as_claimed": (SIZES["as_claimed"], _arm),
            "as_coded": (SIZES["as_coded"], _arm),
            "scaled": (replace(SIZES["42m"], vocab_size=50257),
@@ -751,7 +751,7 @@ def draw_attention(model:Transformer, tokenizer, prompt:str, layer:int = 5): # m
     names = [tokenizer.decode([i], skip_special_tokens=False) for i in ids]
     with matplotlib.rc_context(STYLE):
         fig = Figure(figsize=(5.5, 4.5))
-        heatmap(label(fig.subplots(), f"Layer {layer}, mean over heads", "key", "query"), weights[layer][0].mean(0).cpu(), names, names, bar="weight")
+        heatmap(label(fig.subplots(), f"Layer {layer}, mean over heads", "token looked at", "token looking"), weights[layer][0].mean(0).cpu(), names, names, bar="weight")
     return fig
 
 # %% ../nbs/04_train.ipynb #17e9111f
