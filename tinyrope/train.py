@@ -33,8 +33,6 @@ import torch.distributed as dist
 from fastcore.basics import patch
 from filelock import FileLock
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .data import (ASSETS, EMBEDDED, EOT, SHA256, Batches, TokenStore, _read_txt, _sha256, build_store, eval_blocks, load_tokenizer,
                            original_split, read_stories, split_stories, sync, token_bytes, tokenizer_hash, train_bpe, write_whole)
@@ -146,11 +144,13 @@ def orthogonalise(
 # %% ../nbs/04_train.ipynb #df2d9b8c
 def full_tensor(x:Tensor) -> Tensor:
     "Gather a tensor that is sharded over processes; others pass through"
-    return x.full_tensor() if isinstance(x, DTensor) else x
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 def shard_like(x:Tensor, like:Tensor) -> Tensor:
     "Shard a tensor that every process has, in the way `like` is sharded; without communication"
-    return distribute_tensor(x, like.device_mesh, like.placements, src_data_rank=None) if isinstance(like, DTensor) else x
+    if not hasattr(like, "full_tensor"): return x
+    from torch.distributed.tensor import distribute_tensor
+    return distribute_tensor(x, like.device_mesh, like.placements, src_data_rank=None)
 
 # %% ../nbs/04_train.ipynb #d3bdee5c
 def muon_update(
@@ -371,6 +371,8 @@ def read_state(tensors:dict, checkpoint:Path, alone:bool = False):
 # %% ../nbs/04_train.ipynb #5f2075cc
 def is_sharded(model:nn.Module) -> bool:
     "Tell whether the weights of `model` are sharded over processes"
+    if not dist.is_initialized(): return False
+    from torch.distributed.fsdp import FSDPModule           # takes a second to import
     return isinstance(model, FSDPModule)
 
 def save_sharded(tensors:dict, folder:Path):
