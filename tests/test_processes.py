@@ -13,7 +13,7 @@ import pytest
 
 BIN = Path(sys.executable).parent
 SMOKE = ["--preset", "smoke", "--device", "cpu", "--set", "eval_blocks=4"]
-LONG = [*SMOKE, "--steps", "800", "--set", "eval_every=20", "--set", "dropout=0.1", "--set", "keep_every=400"]
+LONG = [*SMOKE, "--steps", "1600", "--set", "eval_every=20", "--set", "dropout=0.1", "--set", "keep_every=800"]
 SHORT = [*SMOKE, "--steps", "60", "--set", "eval_every=10", "--set", "keep_every=20"]
 ONE, TWO = [str(BIN/"tinyrope-train")], [str(BIN/"torchrun"), "--standalone", "--nproc-per-node", "2", "-m", "tinyrope.train"]
 TIMES = r', "seconds": [^,]+|, "tokens_per_second": \d+|, "mfu": [^}]+'
@@ -82,10 +82,10 @@ def test_killed_at_twenty_instants_and_resumed(straight, tmp_path, environment):
         process.communicate()
         writing += bool(leftovers(folder))
     assert killed >= 15 and writing >= 3, (killed, writing)
-    assert re.search(r"resuming from .*step-0000\d\d0", complete(environment, *ONE, *LONG, "--out", str(folder), "--resume"))
+    assert re.search(r"resuming from .*step-000\d\d\d0", complete(environment, *ONE, *LONG, "--out", str(folder), "--resume"))
     assert (folder/"model.safetensors").read_bytes() == (straight/"model.safetensors").read_bytes()
     assert log(folder) == log(straight)
-    assert {"step-0000400", "step-0000800"} <= {c.name for c in (folder/"checkpoints").iterdir()}
+    assert {"step-0000800", "step-0001600"} <= {c.name for c in (folder/"checkpoints").iterdir()}
 
 
 def test_sigterm_saves_and_prints_the_command_that_resumes(straight, tmp_path, environment):
@@ -95,7 +95,7 @@ def test_sigterm_saves_and_prints_the_command_that_resumes(straight, tmp_path, e
     process.send_signal(signal.SIGTERM)
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert 0 < int(last(folder).split("-")[1]) < 800
+    assert 0 < int(last(folder).split("-")[1]) < 1600
     command = printed.strip().splitlines()[-1]
     subprocess.run(command, shell=True, check=True, capture_output=True, env={**environment, "PATH": f"{BIN}{os.pathsep}{environment['PATH']}"})
     assert (folder/"model.safetensors").read_bytes() == (straight/"model.safetensors").read_bytes()
