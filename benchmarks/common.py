@@ -2,23 +2,15 @@
 import argparse
 import json
 import os
-import platform
 import sys
 import time
 from datetime import date
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from tinyrope.ledger import cpu_name, versions
 
 WARM_UP = 2         # rounds that are not counted
-
-
-def cpu_name():
-    "Name of the processor, as far as the system tells"
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def parser(description, name, rounds):
@@ -27,15 +19,6 @@ def parser(description, name, rounds):
     p.add_argument("--rounds", type=int, default=rounds, help=f"rounds that count, after {WARM_UP} that do not (default: {rounds})")
     p.add_argument("--out", default=f"results/{name}.json", help=f"default: results/{name}.json")
     return p
-
-
-def versions(*packages):
-    "Look up the versions of Python and of those packages that are installed"
-    found = {"python": platform.python_version()}
-    for name in packages:
-        try: found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError: pass
-    return found
 
 
 def build(builders):

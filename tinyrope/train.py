@@ -15,8 +15,7 @@ __all__ = ['TRAIN_CHOICES', 'PRESETS', 'PROMPTS', 'MAY_CHANGE', 'ROW', 'bits_per
            'Log', 'start_tracker', 'send', 'tell', 'draw_attention', 'draw_curves', 'fit', 'look', 'progress_bar',
            'mean_over_ranks', 'any_rank', 'measure', 'save', 'point', 'restore', 'finish', 'check_folder', 'describe',
            'open_folder', 'can_compile', 'compile_model', 'train', 'make_trainer', 'shard_model', 'resume_command',
-           'run_training', 'last_good', 'report', 'command_line', 'setting', 'main', 'read_evaluation_text',
-           'evaluate_main']
+           'run_training', 'last_good', 'report', 'command_line', 'setting', 'main']
 
 # %% ../nbs/04_train.ipynb #d94b3d49
 import argparse, ast, errno, hashlib, json, math, os, platform, secrets, shlex, shutil, signal, subprocess, sys, tempfile, time, warnings
@@ -34,7 +33,8 @@ from fastcore.basics import patch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from .data import (ASSETS, EMBEDDED, EOT, SHA256, Batches, TokenStore, _read_txt, _sha256, build_store, eval_blocks, load_tokenizer,
+from .attention import document_ids, packed_mask
+from .data import (ASSETS, EMBEDDED, EOT, SHA256, Batches, TokenStore, _sha256, build_store, eval_blocks, load_tokenizer,
                            original_split, read_stories, split_stories, sync, token_bytes, tokenizer_hash, train_bpe, write_whole)
 from .model import SIZES, ModelConfig, Transformer, check_types, decode, flops_per_token
 
@@ -62,7 +62,7 @@ def windows(
 # %% ../nbs/04_train.ipynb #d40b0429
 @torch.no_grad()
 def evaluate_stories(
-    model:Transformer, # the model
+    model:nn.Module, # a `Transformer`, or what is called like one and has config.seq_len and config.vocab_size
     tokenizer, # its tokenizer
     stories, # texts, each scored on its own
 ) -> dict: # loss, perplexity, bits_per_byte, bytes_per_token, stories, tokens, bytes
@@ -200,6 +200,7 @@ class TrainConfig:
     max_stories:int|None = None     # read at most so many; None: all
     tokenizer:str = "bpe"           # "bpe": train one on the corpus; "gpt2"; or the path of a tokenizer.json
     batch_size:int = 8              # rows in a step, over all processes
+    mask_stories:bool = False       # keep the stories packed into a row apart in attention
     accumulate:int = 1              # parts in which a step is computed, for batches that do not fit into memory
     steps:int|None = 2000           # optimizer steps; None: as many as `epochs` gives
     epochs:float|None = None        # passes over the corpus
@@ -579,6 +580,12 @@ def micro_batches(self:Trainer, step:int): # yields inputs and targets, each (ba
     move = lambda x: (x.pin_memory() if self.device.type == "cuda" else x).to(self.device, non_blocking=True)
     return zip(*(move(x).chunk(self.config.accumulate) for x in batch.result()))
 
+# %% ../nbs/04_train.ipynb #84fdc355
+@patch
+def mask(self:Trainer, inputs:Tensor) -> Tensor|None: # (batch, 1, seq, seq) bool, or None: causal attention alone
+    "Keep the stories of a row apart, if the configuration asks for it"
+    if self.config.mask_stories: return packed_mask(document_ids(inputs, self.batches.store.about["eot"]))
+
 # %% ../nbs/04_train.ipynb #ce83a668
 @patch
 def gradients(self:Trainer, step:int) -> Tensor: # mean loss, nats per token
@@ -586,7 +593,7 @@ def gradients(self:Trainer, step:int) -> Tensor: # mean loss, nats per token
     n, total = self.config.accumulate, 0.
     for i, (inputs, targets) in enumerate(self.micro_batches(step), 1):
         with self.parallel.no_sync() if self.parallel and i < n else nullcontext():
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16): loss = self.forward(inputs, targets) / n
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16): loss = self.forward(inputs, targets, mask=self.mask(inputs)) / n
             loss.backward()
         total += loss.detach().float()
     return total
@@ -1078,26 +1085,6 @@ def main():
     a = p.parse_args()
     arguments = {k: v for k, v in vars(a).items() if k != "settings"}
     command_line(lambda: train(**(arguments | dict(a.settings))))
-
-# %% ../nbs/04_train.ipynb #6a230174
-def read_evaluation_text(path:str) -> list:
-    "Read the stories of a text file. Raises FileNotFoundError or ValueError"
-    if not Path(path).is_file(): raise FileNotFoundError(f"no file {path}: give a text file of stories parted by {EOT}")
-    return list(_read_txt(path))
-
-def evaluate_main():
-    "tinyrope-evaluate"
-    p = argparse.ArgumentParser("tinyrope-evaluate", description="Score a model on a text: loss, perplexity, bits per byte. Each story counts on its own.")
-    p.add_argument("model", metavar="MODEL", help="a run folder, or 'bundled'")
-    p.add_argument("--text", required=True, metavar="FILE", help=f"a text file of stories parted by {EOT}")
-    p.add_argument("--json", action="store_true", help="print JSON")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    a = p.parse_args()
-    def score():
-        run, stories = Run(a.model), read_evaluation_text(a.text)
-        result = evaluate_stories(run.model.to(pick_device(a.device)), run.tokenizer, stories)
-        print(json.dumps(result) if a.json else "\n".join(f"{k:16} {v:,.4f}" if isinstance(v, float) else f"{k:16} {v:,}" for k, v in result.items()))
-    command_line(score)
 
 # %% ../nbs/04_train.ipynb #a660444c
 if __name__ == "__main__" and "__file__" in globals(): main()      # not in a notebook
