@@ -1,4 +1,4 @@
-"""From a distribution over the next token to a story, and what the story is worth.
+"""From a distribution over the next token to a story.
 
 Docs: https://tinyrope.github.io/tinyrope/generation.html.md"""
 
@@ -6,21 +6,20 @@ Docs: https://tinyrope.github.io/tinyrope/generation.html.md"""
 
 # %% auto #0
 __all__ = ['keep_top_k', 'keep_top_p', 'keep_min_p', 'Sampling', 'Sampler', 'prompt_ids', 'room_for', 'stream', 'generate',
-           'ngrams', 'repetition', 'distinct', 'ended_properly', 'newest_run', 'main', 'tell_stories']
+           'newest_run', 'main', 'tell_stories']
 
 # %% ../nbs/06_generation.ipynb #1fe7a2f2
 import argparse
 import sys
 import time
 import warnings
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .data import ENDINGS, EOT
+from .data import EOT
 from .model import Transformer, decode, extend_context
 from .train import Run, command_line, pick_device
 
@@ -168,26 +167,6 @@ def _run_batch(model, batch, limit, sampler):
 def _to_text(tokenizer, prompt, row, eot):
     ended = eot in row
     return tokenizer.decode(prompt + (row[:row.index(eot)] if ended else row)), ended
-
-# %% ../nbs/06_generation.ipynb #e1f4667a
-def ngrams(text:str, n:int) -> list:
-    "List the runs of `n` words of a text"
-    words = text.lower().split()
-    return list(zip(*(words[i:] for i in range(n))))
-
-def repetition(text:str, n:int = 4) -> float: # 0 to 1
-    "Share of the `n`-word runs of a text that occurred in it before"
-    runs = ngrams(text, n)
-    return 1 - len(set(runs))/len(runs) if runs else 0.
-
-def distinct(texts, n:int = 2) -> float: # 0 to 1
-    "Number of different `n`-word runs in all texts together, over the number of all"
-    runs = Counter(r for t in texts for r in ngrams(t, n))
-    return len(runs) / max(1, runs.total())
-
-def ended_properly(text:str, ended:bool = True) -> bool:
-    "Tell whether a story ended by itself, with a mark that ends a sentence"
-    return ended and text.rstrip().endswith(ENDINGS)
 
 # %% ../nbs/06_generation.ipynb #6ed108e2
 def newest_run(
