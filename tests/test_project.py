@@ -1,4 +1,5 @@
 """The project's own files agree with each other."""
+import ast
 import configparser
 import hashlib
 import json
@@ -61,3 +62,12 @@ def test_notebooks_show_no_machine_and_no_warning(notebook):
         shown = json.dumps([{k: v for k, v in o.get("data", o).items() if k != "image/png"} for o in cell.get("outputs", [])])
         assert not re.search(r"/tmp/|/root/|/home/|/work/|C:\\\\|Warning:|it/s", shown), (cell["id"], shown[:300])
         assert all(o["output_type"] != "error" for o in cell.get("outputs", []))
+
+
+@pytest.mark.parametrize("notebook", sorted(p.name for p in (ROOT/"nbs").glob("*.ipynb")))
+def test_imports_stand_in_cells_of_their_own(notebook):
+    "The docs are built by executing cells that import; what else stands in them would run without the cells before"
+    for cell in json.loads((ROOT/"nbs"/notebook).read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] != "code": continue
+        kinds = {isinstance(line, ast.Import | ast.ImportFrom) for line in ast.parse("".join(cell["source"])).body}
+        assert kinds != {True, False}, (cell["id"], "".join(cell["source"])[:200])
