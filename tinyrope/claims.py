@@ -175,5 +175,5 @@ def grouped_queries():
     size, speed, batches = large["cache_bytes"], large["decoding_tokens_per_second"], large["decoding_batches"]
     ratio = {b: one/ten for b, ten, one in zip(batches, speed["10 of 10"], speed["1 of 10"])}
     return (f"At the original's size, one key-value head instead of ten takes {size['1 of 10']/size['10 of 10']:.0%} of the cache and decodes {' and '.join(f'{x:.2f} times as fast at batch {b}' for b, x in ratio.items())} "
-            f"(CPU, {large['filled']} tokens cached). It costs the small model, with one of {arms[0].split()[-1]}, {say(*difference(r, arms[-1]))} bits per byte ({size_of(r)})"
+            f"({'CPU' if r.get('device', 'cpu') == 'cpu' else 'GPU'}, {large['filled']} tokens cached). It costs the small model, with one of {arms[0].split()[-1]}, {say(*difference(r, arms[-1]))} bits per byte ({size_of(r)})"
             ), verdict(smaller_cache=size["1 of 10"] < .5*size["10 of 10"], **{f"faster_at_batch_{b}": x > 1.05 for b, x in ratio.items()})

@@ -26,13 +26,13 @@ from .model import Transformer
 # %% ../nbs/05_eval_attention.ipynb #85df7de6
 @torch.no_grad()
 def attention_maps(
-    model:Transformer, # in eval mode
+    model:Transformer, # in eval mode, on any device
     tokens:Tensor, # (batch, seq) token ids
-) -> Tensor: # (n_layers, batch, n_heads, query, key) weights; each row sums to 1
+) -> Tensor: # (n_layers, batch, n_heads, query, key) weights, on the CPU; each row sums to 1
     "Compute the attention weights of every layer and head"
     weights = []
-    model.hidden(tokens, weights=weights)
-    return torch.stack(weights)
+    model.hidden(tokens.to(model.norm.weight.device), weights=weights)
+    return torch.stack(weights).cpu()
 
 # %% ../nbs/05_eval_attention.ipynb #40f851dc
 def encode(
@@ -114,7 +114,7 @@ def induction(
     half = torch.randint(model.config.vocab_size, (n, length), generator=torch.Generator().manual_seed(seed))
     tokens = torch.cat((torch.full((n, 1), first), half, half), 1)
     scores = attention_maps(model, tokens).diagonal(1 - length, -2, -1)[..., 2:].mean((1, -1))
-    losses = cross_entropy(model(tokens[:, :-1]).mT, tokens[:, 1:], reduction="none").mean(0)
+    losses = cross_entropy(model(tokens[:, :-1].to(model.norm.weight.device)).cpu().mT, tokens[:, 1:], reduction="none").mean(0)
     return scores, (losses[:length] - losses[length:]).mean().item()
 
 # %% ../nbs/05_eval_attention.ipynb #bc0016ea

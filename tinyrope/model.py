@@ -240,6 +240,15 @@ def tables(self:Transformer,
     freqs, scale = scaled_frequencies(c.head_dim, c.rope_base, c.rope_method, c.rope_factor, round(c.seq_len/c.rope_factor))
     return dict(zip(("cos", "sin"), rope_tables(n, freqs if device is None else freqs.to(device), start, scale)))
 
+# %% ../nbs/02_model.ipynb #70633442
+@patch
+def _apply(self:Transformer, fn, recurse=True):
+    "Move or convert the model, as `to`, `cuda` and `bfloat16` do; its tables move, and stay in fp32"
+    tables = {name: getattr(self, name) for name in self.table_names}
+    nn.Module._apply(self, fn, recurse)
+    for name, table in tables.items(): setattr(self, name, table.to(getattr(self, name).device))
+    return self
+
 # %% ../nbs/02_model.ipynb #7ccc20ba
 @patch
 def check_tokens(self:Transformer, tokens):
