@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from tinyrope.ledger import cpu_name, versions
+from tinyrope.ledger import cpu_name, hardware, versions
 
 WARM_UP = 2         # rounds that are not counted
 
@@ -69,8 +69,7 @@ def show(title, rows):
 
 def write(path, groups, packages, **facts):
     "Write results and all that led to them; the last line printed sums them up as JSON"
-    machine = dict(versions=versions(*packages), cpu=cpu_name(), cores=os.cpu_count())
-    about = dict(command=" ".join(("python", *sys.argv)), date=str(date.today()), **machine, **facts)
+    about = dict(command=" ".join(("python", *sys.argv)), date=str(date.today()), versions=versions(*packages), **hardware(), **facts)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps(about | dict(groups=groups), indent=1))
     short = lambda row: {key: float(f"{value:.4g}") for key, value in row.items() if key.endswith("_per_second") or key == "ratio" and value is not None}

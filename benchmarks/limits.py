@@ -24,9 +24,9 @@ AGAINST = {"dropout 0.1": dict(dropout=.1), "weight decay 1": dict(weight_decay=
 PLAN = [(share, "nothing", {}) for share in SHARES] + [(FEW, name, settings) for name, settings in AGAINST.items()]
 
 
-def average(run):
-    "Mean of the weights at eight moments of the last third, in the run's model"
-    checkpoints = sorted(c for c in (run.folder/"checkpoints").iterdir() if int(c.name[5:]) > STEPS*2//3)
+def average(run, after):
+    "Mean of the weights at the last eight moments that were kept after a step, in the run's model"
+    checkpoints = sorted(c for c in (run.folder/"checkpoints").iterdir() if int(c.name[5:]) > after)
     weights = [load_file(c/"model.safetensors") for c in checkpoints[-8:]]
     run.model.load_state_dict({name: torch.stack([w[name] for w in weights]).mean(0) for name in weights[0]}, strict=False)
     return run.model
@@ -38,7 +38,7 @@ def one_run(share, name, settings, tokenizer, seed):
     with tempfile.TemporaryDirectory() as folder:
         run = train(out=f"{folder}/run", device="cpu", steps=STEPS, seed=seed, compile="on", eval_every=24, keep_every=24, tokenizer=tokenizer, max_stories=len(stories),
                     **dict(batch_size=16, decay=1.) | settings)
-        model = average(run) if name == "averaged weights" else run.model
+        model = average(run, STEPS*2//3) if name == "averaged weights" else run.model
         score = lambda texts: evaluate_stories(model, run.tokenizer, texts)["bits_per_byte"]
         return dict(share=share, against=name, seed=seed, stories=len(stories), epochs=run.metrics[-1]["epoch"], best_step=run.best["step"], train=score(stories[:200]),
                     valid=score(load_stories("valid")), last=run.metrics[-1]["val_bits_per_byte"], best=run.best["val_bits_per_byte"], metrics=run.metrics)

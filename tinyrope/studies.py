@@ -136,7 +136,7 @@ def measured(study:str, place:Path, device) -> dict:
 
 def before(minutes:float|None): # function that raises TimeoutError when the time is over
     "Make a check for the time: what is not begun after so many minutes waits for the next call"
-    end = time.monotonic() + 60*(minutes or float("inf"))
+    end = time.monotonic() + (float("inf") if minutes is None else 60*minutes)
     def check():
         if time.monotonic() > end: raise TimeoutError(f"stopped after {minutes:g} minutes; what is finished is kept, and the same command goes on")
     return check

@@ -80,9 +80,10 @@ def evaluate_stories(
                 stories=len(stories), tokens=n, bytes=n_bytes)
 
 # %% ../nbs/04_train.ipynb #f2fe9419
-def rows_at_once(model:Transformer, logits:int = 2**26) -> int:
-    "Number of rows of a whole context whose logits are held together, at most 32"
-    return max(1, min(32, logits // (model.config.seq_len*model.config.vocab_size)))
+def rows_at_once(model:Transformer) -> int:
+    "Number of rows of a whole context whose logits are held together: at most 256 MB of them and 32 rows, on a GPU 1 GB and 128"
+    logits, most = (2**28, 128) if next(model.parameters()).is_cuda else (2**26, 32)
+    return max(1, min(most, logits // (model.config.seq_len*model.config.vocab_size)))
 
 def _window_nats(model, jobs):
     "Total nats of the unscored targets of some windows, padded to one length"
@@ -99,12 +100,13 @@ def evaluate_blocks(
     model:Transformer, # the model
     blocks:tuple, # inputs and targets, each (blocks, seq), from `eval_blocks`
     sizes:Tensor, # (vocab_size,) bytes of each token; 0 for end-of-text
+    mask = lambda inputs: None, # function of inputs (rows, seq) that returns their attention mask; None: causal attention alone
 ) -> dict: # val_loss (nats per token), val_perplexity, val_bits_per_byte
     "Score packed blocks in eval mode"
     device, was_training, parts = next(model.parameters()).device, model.training, []
     model.eval()
     for inputs, targets in zip(*(b.split(rows_at_once(model)) for b in blocks)):
-        logits = model(inputs.to(device)).float().flatten(0, 1)
+        logits = model(inputs := inputs.to(device), mask=mask(inputs)).float().flatten(0, 1)
         parts.append(nn.functional.cross_entropy(logits, targets.to(device).flatten(), reduction="none").cpu().double())
     model.train(was_training)
     nats, sizes = torch.cat(parts), sizes[blocks[1].flatten()]
@@ -163,7 +165,8 @@ def muon_update(
 ):
     "Take one Muon step for matrices of one shape"
     torch._foreach_lerp_(means, grads, 1 - momentum)
-    ahead = torch._foreach_lerp(grads, means, momentum)                     # Nesterov: look ahead
+    ahead = torch._foreach_mul(grads, 1 - momentum)
+    torch._foreach_add_(ahead, means, alpha=momentum)                       # Nesterov: look ahead
     steps = orthogonalise(torch.stack([full_tensor(g) for g in ahead])).unbind()
     rows, cols = weights[0].shape
     torch._foreach_mul_(weights, 1 - lr*weight_decay)
@@ -248,7 +251,7 @@ _arm = TrainConfig(original_data=True, tokenizer="gpt2", batch_size=16, steps=No
                    decay_all=True, beta2=.999, schedule="constant", eval_every=700, eval_blocks=800, patience=10, precision="fp32")
 PRESETS = {"smoke": (SIZES["smoke"], replace(_laptop, batch_size=4, steps=40, eval_every=20, eval_blocks=64, max_stories=500)),
            "laptop": (SIZES["laptop"], _laptop),
-           "bundled": (SIZES["bundled"], replace(_laptop, batch_size=16, steps=2100, decay=1., eval_every=100, weight_decay=.1)),
+           "bundled": (SIZES["bundled"], replace(_laptop, mask_stories=True, steps=4400, weight_decay=.1)),
            "as_claimed": (SIZES["as_claimed"], _arm),
            "as_coded": (SIZES["as_coded"], _arm),
            "scaled": (replace(SIZES["42m"], vocab_size=50257),
@@ -954,6 +957,7 @@ def compile_model(t:Trainer):
     long = work > {"cuda": 1e16, "cpu": 2e13}.get(t.device.type, math.inf)
     if t.config.compile == "off" or t.config.compile == "auto" and not long: return
     if can_compile(t.device):
+        torch._dynamo.config.recompile_limit = 64       # a process may train models of many shapes; past 8, the compiler would silently give up
         if t.batches.rank == 0: print("compiling the training pass: the first step takes up to a minute", flush=True)
         t.forward = torch.compile(t.forward)        # for training alone: evaluation and stories have other shapes
     elif t.config.compile == "on": raise ValueError("compile='on', but PyTorch finds no working compiler: install a C++ compiler, or leave it at auto")
@@ -1025,7 +1029,7 @@ ROW = ("step {step:>6}  train loss {train_loss:.3f}  val loss {val_loss:.3f}  pe
 def run_training(t:Trainer, folder:Path, tokenizer, valid_store, blocks, log:Log, about:dict, draw:bool = False) -> bool: # is it finished?
     "Resume if there is something to resume, fit, and finish. Raises FloatingPointError that names the last checkpoint"
     sizes = torch.from_numpy(token_bytes(tokenizer))
-    evaluate, record = lambda: evaluate_blocks(t.model, blocks, sizes), lambda row: report(t, row, tokenizer, log, draw)
+    evaluate, record = lambda: evaluate_blocks(t.model, blocks, sizes, t.mask), lambda row: report(t, row, tokenizer, log, draw)
     restore(t, folder)
     try:
         with stop_on_request() as stopped:
