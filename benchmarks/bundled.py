@@ -21,7 +21,7 @@ def main():
     run = Run("bundled")
     scores = {split: evaluate_stories(run.model, run.tokenizer, load_stories(split)) for split in ("valid", "test")}
     about = json.loads((run.folder/"about.json").read_text())
-    result = dict(command="python benchmarks/bundled.py", trained_by=about["command"], seed=run.config["train"]["seed"], training_seconds=run.result["seconds"],
+    result = dict(command="python benchmarks/bundled.py", trained_by=about["command"], seed=run.config["train"]["seed"],
                   training_tokens=run.metrics[-1]["tokens"], epochs=run.metrics[-1]["epoch"], parameters=sum(p.numel() for p in run.model.parameters()),
                   model_sha256=hashlib.sha256((run.folder/"model.safetensors").read_bytes()).hexdigest(), data_sha256=SHA256, **scores,
                   versions=dict(python=platform.python_version(), torch=torch.__version__), cpu=cpu_name(), cores=os.cpu_count(), date=str(date.today()))

@@ -10,7 +10,7 @@ from common import show
 from tinyrope import model as own
 from tinyrope.data import Batches
 from tinyrope.model import ModelConfig, Transformer
-from tinyrope.train import TrainConfig, configure, make_optimizers, prepare
+from tinyrope.train import TrainConfig, can_compile, configure, make_optimizers, prepare
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from training import LIBRARIES, PRODUCT, SHAPES, Step, as_claimed, measure, plain, tinyrope
@@ -74,6 +74,7 @@ def stage(a, check, save, shape):
     found["profiles"] = {}
     for name, options in {"compiled": dict(compiled=True), "compiled, Muon": dict(compiled=True, muon=True), "eager": {}}.items():
         check()
+        if "compiled" in name and not can_compile(a.device): continue
         step = Step(tinyrope, c, a.device, **options)
         found["profiles"][name] = parts = breakdown(lambda: step(inputs, targets), a.device)
         save(found)

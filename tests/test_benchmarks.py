@@ -6,10 +6,13 @@ import sys
 
 import nbformat
 import pytest
+import torch
 from conftest import ROOT
 from nbclient import NotebookClient
+from tinyrope.train import can_compile
 
 STAGES = ("speed-15m", "decoding", "sizes")
+COMPILES = can_compile(torch.device("cpu"))         # where there is no compiler, all that is compiled is left out
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,9 @@ def result(folder, stage): return json.loads((folder/"results"/f"gpu-{stage}.jso
 
 def test_a_step_is_measured_beside_others_and_taken_apart(small):
     found = result(small, "speed-15m")
-    assert {"tinyrope, compiled", "transformers, compiled", "plain PyTorch"} <= set(found["rows"]) and {"compiled", "compiled, Muon", "eager"} == set(found["profiles"])
+    compiled = [name for name in (*found["rows"], *found["profiles"]) if "compiled" in name]
+    assert {"tinyrope", "transformers", "plain PyTorch"} <= set(found["rows"]) and "eager" in found["profiles"]
+    assert {"tinyrope, compiled", "transformers, compiled", "compiled", "compiled, Muon"} <= set(compiled) if COMPILES else not compiled
     for parts in found["profiles"].values():
         assert sum(parts["kinds"].values()) == pytest.approx(parts["milliseconds"], rel=.9) and parts["kinds"]["products"] > 0
 
@@ -39,7 +44,7 @@ def test_a_step_is_measured_beside_others_and_taken_apart(small):
 def test_decoding_is_measured_in_all_ways(small):
     rows = result(small, "decoding")["rows"]
     assert {(r["batch"], r["kv_heads"], r["way"]) for r in rows} == {(b, n, way) for b in (1, 4) for n in (4, 1) for way in ("eager", "captured", "compiled")}
-    assert all(r["tokens_per_second"] > 0 for r in rows)
+    assert all(r["tokens_per_second"] > 0 for r in rows if COMPILES or r["way"] != "compiled")
 
 
 def test_sizes_stop_in_time_and_go_on(small, tmp_path, environment):

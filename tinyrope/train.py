@@ -251,7 +251,7 @@ _arm = TrainConfig(original_data=True, tokenizer="gpt2", batch_size=16, steps=No
                    decay_all=True, beta2=.999, schedule="constant", eval_every=700, eval_blocks=800, patience=10, precision="fp32")
 PRESETS = {"smoke": (SIZES["smoke"], replace(_laptop, batch_size=4, steps=40, eval_every=20, eval_blocks=64, max_stories=500)),
            "laptop": (SIZES["laptop"], _laptop),
-           "bundled": (SIZES["bundled"], replace(_laptop, batch_size=16, steps=2100, decay=1., eval_every=100, weight_decay=.1)),
+           "bundled": (SIZES["bundled"], replace(_laptop, mask_stories=True, steps=4400, weight_decay=.1)),
            "as_claimed": (SIZES["as_claimed"], _arm),
            "as_coded": (SIZES["as_coded"], _arm),
            "scaled": (replace(SIZES["42m"], vocab_size=50257),
