@@ -33,7 +33,7 @@ from .data import EOT, load_stories, load_tokenizer, read_stories, split_stories
 from .eval_attention import SCORES, head_scores, name_pairs, probe, read_alike
 from .ledger import mean_interval, provenance, read_study, write_result
 from .model import SIZES, ModelConfig, Transformer, count_parameters, extend_context, new_cache
-from .train import PRESETS, Run, TrainConfig, command_line, configure, evaluate_stories, make_optimizers, pick_device, texts_of, train, use_bf16
+from .train import PRESETS, Run, TrainConfig, can_compile, command_line, configure, evaluate_stories, make_optimizers, pick_device, texts_of, train, use_bf16
 
 # %% ../nbs/07_studies.ipynb #c16f9893
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ def in_turns(candidates:dict, device, rounds:int = 7) -> dict: # name → second
 def stepper(c:ModelConfig, batch:int, device): # function that takes a training step
     "Make a training step as a run on this device takes it: in bf16 and compiled on a GPU, else in fp32"
     model, how, gpu = Transformer(c).to(device), configure("laptop")[1], device.type == "cuda"
-    optimizers, tokens, forward = make_optimizers(model, how), torch.randint(c.vocab_size, (batch, c.seq_len + 1), device=device), torch.compile(model) if gpu else model
+    optimizers, tokens, forward = make_optimizers(model, how), torch.randint(c.vocab_size, (batch, c.seq_len + 1), device=device), torch.compile(model) if gpu and can_compile(device) else model
     def step():
         with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(how, device)): loss = forward(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
         loss.backward()
