@@ -3,6 +3,7 @@ import re
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from statistics import median
 
 import torch
@@ -113,9 +114,32 @@ def losses(c, rows, device):
         torch.nn.functional.cross_entropy(whole(x).float(), targets).backward()
     found = {"all logits, eager": at_once, "all logits, compiled": torch.compile(at_once)}
     for name, way in ways.items():
-        for chunk in (1024, 4096, rows):
+        for chunk in (2048, 8192, rows):
             for how, f in (("eager", way), ("compiled", torch.compile(way))): found[f"{name}, chunks of {chunk}, {how}"] = lambda f=f, chunk=chunk: f(h, w, bias, targets, chunk)
     return found
+
+
+def stream_in_bf16(c, compiled):
+    "Model and loss of tinyrope, its residual stream in bf16 and not in fp32: half as many bytes for every norm and addition"
+    model = Transformer(c)
+    model.embedding.register_forward_hook(lambda module, inputs, x: x.bfloat16())
+    return model, compiled(model)
+
+
+def in_cuda_graphs(c, compiled):
+    "Model and loss of tinyrope, compiled into CUDA graphs: one launch for many kernels"
+    model = Transformer(c)
+    return model, torch.compile(model, mode="reduce-overhead")
+
+
+def whole_steps(c, batch, device):
+    "A whole step, as it is and with one thing changed: name → function"
+    rows = torch.randint(c.vocab_size, (batch, c.seq_len + 1), device=device)
+    inputs, targets, made = rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), {}
+    def step(make):
+        if make not in made: made[make] = Step(make, c, device, compiled=True)
+        made[make](inputs, targets)
+    return {f"step: {name}": partial(step, make) for name, make in {"compiled": tinyrope, "stream in bf16": stream_in_bf16, "in CUDA graphs": in_cuda_graphs}.items()}
 
 
 def optimizers(c, device):
@@ -146,7 +170,7 @@ def pieces(a, check, save):
         if a.small: c, batch = replace(c, vocab_size=515, dim=64, n_layers=2, n_heads=2, n_kv_heads=2, hidden_dim=192, seq_len=64), 64
         torch._dynamo.reset()
         rows = found[shape] = dict(batch=batch, seq_len=c.seq_len, milliseconds={}, failed={})
-        for group in (losses(c, batch*c.seq_len, a.device), optimizers(c, a.device), reading(c, batch, a.device)):
+        for group in (whole_steps(c, batch, a.device), losses(c, batch*c.seq_len, a.device), optimizers(c, a.device), reading(c, batch, a.device)):
             for name, f in group.items():
                 check()
                 try: rows["milliseconds"][name] = 1e3*seconds(f, a.device, 3 if a.small else 7)

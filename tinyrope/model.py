@@ -179,17 +179,21 @@ def _padded(weight, bias, extra):
     bias = weight.new_zeros(len(weight), dtype=torch.float32) if bias is None else bias
     return F.pad(weight, (0, 0, 0, extra)), F.pad(bias, (0, extra), value=-torch.inf)
 
+# %% ../nbs/02_model.ipynb #2d39c52f
+def _rows_in_chunk(vocab_size, gpu): return 2**int(math.log2(2**27/vocab_size)) if gpu else 1024
+
 # %% ../nbs/02_model.ipynb #be0435c3
 def chunked_cross_entropy(
     hidden:Tensor, # (rows, dim) what the head reads
     weight:Tensor, # (vocab_size, dim) weight of the head
     targets:Tensor, # (rows,) token ids
     bias:Tensor|None = None, # (vocab_size,) bias of the head
-    chunk:int = 1024, # rows whose logits are held at once
+    chunk:int|None = None, # rows whose logits are held at once; None: as many as suit the device
     multiple:int|None = None, # words are filled up to a multiple of this; None: 64 on a GPU, else 1
 ) -> Tensor: # mean loss, nats per token
     "Compute the cross-entropy of a linear head, a chunk of rows at a time, with its gradient"
-    return _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, chunk, multiple or (64 if hidden.is_cuda else 1))
+    gpu = hidden.is_cuda
+    return _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, chunk or _rows_in_chunk(len(weight), gpu), multiple or (64 if gpu else 1))
 
 # %% ../nbs/02_model.ipynb #de7fcb43
 class Transformer(nn.Module):
