@@ -314,6 +314,7 @@ def in_turns(candidates:dict, device, rounds:int = 7) -> dict: # name → second
             if r: seconds[name].append(time.perf_counter() - start)
     return seconds
 
+# %% ../nbs/07_studies.ipynb #f926f51a
 def stepper(c:ModelConfig, batch:int, device): # function that takes a training step
     "Make a training step as a run on this device takes it: in bf16 and compiled on a GPU, else in fp32"
     model, how, gpu = Transformer(c).to(device), configure("laptop")[1], device.type == "cuda"
