@@ -1,4 +1,5 @@
 """The pages of the documentation, as nbdev prepares them for Quarto, show what the notebooks say."""
+import ast
 import json
 import re
 import shutil
@@ -123,6 +124,26 @@ def test_prose_stands_beside_what_it_speaks_of(site):
             if prose and code and not any(seen(c, page) for c in code): alone.append((page.name, cell["id"], prose[:60]))
             elif prose.endswith(":") and not (code and seen(code[0], page)): alone.append((page.name, cell["id"], prose[-60:]))
     assert not alone, "\n".join(map(str, [len(alone), *alone]))
+
+
+def names_in(code, wanted):
+    "Names that a piece of code imports (`Import`), or uses (`Name`)"
+    nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, wanted)]
+    if wanted is ast.Name: return {node.id for node in nodes}
+    return {(alias.asname or alias.name).split(".")[0] for node in nodes for alias in node.names}
+
+
+def test_what_is_shown_can_be_run(site):
+    "What the code that is seen uses is imported by code that is seen"
+    lacking = []
+    for page in site.pages:
+        code = [c for c in page.source if c["cell_type"] == "code"]
+        shown = {c["id"] for c in page.cells if options(c).get("echo") != "false"}
+        imported, hidden = (set().union(*(names_in(text(c), (ast.Import, ast.ImportFrom)) for c in code if (c["id"] in shown) is there))
+                            for there in (True, False))
+        used = set().union(*(names_in(text(c), ast.Name) for c in code if c["id"] in shown))
+        if names := used & hidden - imported: lacking.append((page.name, sorted(names)))
+    assert not lacking, "\n".join(map(str, lacking))
 
 
 def test_paragraphs_are_not_left_in_a_row(site):

@@ -70,11 +70,13 @@ def break_line(
     width:int, # columns it may have
 ) -> list: # of lines
     "Break a line of code, in its comment or after its commas"
-    code, mark, comment = line.partition(" # ")
     if len(line) <= width: return [line]
-    if not mark: return [l.replace("\0", " ") for l in textwrap.wrap(re.sub(r"(?<=[^,\s]) ", "\0", line), width, **COMMAS)]
-    first, *more = textwrap.wrap(comment, max(width - len(code) - 3, 24))
-    return [f"{code} # {first}", *(" "*len(code) + f" # {l}" for l in more)]
+    code, mark, comment = line.partition(" # ")
+    glued = re.sub(r"(?<=[^,\s]) ", "\0", code)                    # what follows no comma stays together
+    *before, last = [l.replace("\0", " ") for l in textwrap.wrap(glued, width - 27*bool(mark), **COMMAS)]
+    if not mark: return [*before, last]
+    first, *more = textwrap.wrap(comment, max(width - len(last) - 3, 24))
+    return [*before, f"{last} # {first}", *(" "*len(last) + f" # {l}" for l in more)]
 
 def signature(
     source:str, # of a function or a class
