@@ -117,14 +117,15 @@ def fields_of(
     "Tabulate the fields of a dataclass with their comments"
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     said = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
-    lines, rows = source.splitlines(), ["| field | default | meaning |", "|---|---|---|"]
+    lines, rows = source.splitlines(), ["| field | default | meaning |", "|------|----|----------|"]
     for node in ast.parse(source).body[0].body:
         if not isinstance(node, ast.AnnAssign): continue
         kind, default = (part and ast.get_source_segment(source, part) for part in (node.annotation, node.value))
         above = lines[node.lineno - 2].strip()                      # a comment may stand there, too
         meaning = said.get(node.end_lineno) or above.lstrip("# ")*above.startswith("#")
+        meaning = meaning.replace("|", r"\|")                       # in code, Pandoc takes it as it is
         cells = f"`{node.target.id}:{kind}`", f"`{default}`" if default else "", meaning
-        rows.append("| " + " | ".join(c.replace("|", r"\|") for c in cells) + " |")
+        rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 # %% ../nbs/testing.ipynb #0e8eebd2
