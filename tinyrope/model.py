@@ -6,12 +6,13 @@ Docs: https://tinyrope.github.io/tinyrope/model.html.md"""
 
 # %% auto #0
 __all__ = ['CHOICES', 'SIZES', 'SwiGLU', 'GELUMLP', 'ModelConfig', 'default_hidden_dim', 'check_types', 'check_shape',
-           'make_norm', 'Block', 'chunked_cross_entropy', 'Transformer', 'initialise', 'new_cache', 'decode',
+           'make_norm', 'Block', 'chunked_cross_entropy', 'Transformer', 'restore', 'initialise', 'new_cache', 'decode',
            'extend_context', 'count_parameters', 'flops_per_token']
 
 # %% ../nbs/02_model.ipynb #ecda7fd0
 import math
 import warnings
+from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -146,11 +147,13 @@ def _loss_and_gradients(h, w, bias, targets, chunk):
         logits = (rows @ w.T).float()
         log_p = (logits if bias is None else logits + bias).log_softmax(-1)
         loss -= log_p.gather(1, right).sum()
-        grad = log_p.exp_().scatter_add_(1, right, torch.full_like(right, -1, dtype=torch.float32))     # softmax minus onehot
+        minus_one = torch.full_like(right, -1, dtype=torch.float32)
+        grad = log_p.exp_().scatter_add_(1, right, minus_one)       # softmax minus onehot
         if bias is not None: d_bias += grad.sum(0)
         grad = grad.to(h.dtype)
         d_h[a:a+chunk] = grad @ w
         d_w += grad.T @ rows
+        del logits, log_p, grad                                     # or the next chunk is held beside this one
     return loss, d_h, d_w, d_bias
 
 # %% ../nbs/02_model.ipynb #03f3bfc5
@@ -180,7 +183,8 @@ def _padded(weight, bias, extra):
     return F.pad(weight, (0, 0, 0, extra)), F.pad(bias, (0, extra), value=-torch.inf)
 
 # %% ../nbs/02_model.ipynb #2d39c52f
-def _rows_in_chunk(vocab_size, gpu): return 2**int(math.log2(2**27/vocab_size)) if gpu else 1024
+def _rows_in_chunk(vocab_size, gpu):
+    return 2**int(math.log2(2**27/vocab_size)) if gpu else 1024
 
 # %% ../nbs/02_model.ipynb #be0435c3
 def chunked_cross_entropy(
@@ -193,7 +197,8 @@ def chunked_cross_entropy(
 ) -> Tensor: # mean loss, nats per token
     "Compute the cross-entropy of a linear head, a chunk of rows at a time, with its gradient"
     gpu = hidden.is_cuda
-    return _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, chunk or _rows_in_chunk(len(weight), gpu), multiple or (64 if gpu else 1))
+    chunk, multiple = chunk or _rows_in_chunk(len(weight), gpu), multiple or (64 if gpu else 1)
+    return _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, chunk, multiple)
 
 # %% ../nbs/02_model.ipynb #de7fcb43
 class Transformer(nn.Module):
@@ -206,11 +211,9 @@ class Transformer(nn.Module):
         self.norm, self.dropout = make_norm(c), nn.Dropout(c.dropout)
         self.head = nn.Linear(c.dim, c.vocab_size, bias=c.bias)
         if c.position == "learned": self.positions = nn.Embedding(c.seq_len, c.dim)
-        tables = self.tables(0, c.seq_len)
-        self.table_names = tuple(tables)
-        for name, table in tables.items(): self.register_buffer(name, table, persistent=False)
         initialise(self)
-        if c.tied: self.head.weight = self.embedding.weight
+        restore(self)
+        self.register_load_state_dict_post_hook(restore)
 
 # %% ../nbs/02_model.ipynb #6b2dd7e5
 @patch
@@ -245,12 +248,22 @@ def tables(self:Transformer,
     return dict(zip(("cos", "sin"), rope_tables(n, freqs if device is None else freqs.to(device), start, scale)))
 
 # %% ../nbs/02_model.ipynb #70633442
+def restore(
+    model:Transformer, # has been made, moved or loaded
+    _=None, # what PyTorch tells those who wait for the end of loading
+):
+    "Tie the head of `model`, if it is tied, and compute its tables in fp32"
+    c, weight = model.config, model.embedding.weight
+    if c.tied and model.head.weight is not weight: model.head.weight = weight
+    old = next(model.buffers(), weight)         # weights may be offloaded to another device than the tables
+    tables = model.tables(0, c.seq_len, weight.device if old.is_meta else old.device)
+    for name, table in tables.items(): model.register_buffer(name, table, persistent=False)
+    model.table_names = tuple(tables)
+
 @patch
 def _apply(self:Transformer, fn, recurse=True):
-    "Move or convert the model, as `to`, `cuda` and `bfloat16` do; its tables move, and stay in fp32"
-    tables = {name: getattr(self, name) for name in self.table_names}
     nn.Module._apply(self, fn, recurse)
-    for name, table in tables.items(): setattr(self, name, table.to(getattr(self, name).device))
+    restore(self)
     return self
 
 # %% ../nbs/02_model.ipynb #7ccc20ba
@@ -259,7 +272,8 @@ def check_tokens(self:Transformer, tokens):
     "Raise ValueError for a token id outside the vocabulary (on the CPU; elsewhere looking would mean waiting)"
     if torch.compiler.is_compiling() or tokens.device.type != "cpu" or not tokens.numel(): return
     if (largest := int(tokens.max())) >= self.config.vocab_size:
-        raise ValueError(f"token id {largest} is outside the vocabulary of {self.config.vocab_size}: use the tokenizer that the model was trained with")
+        raise ValueError(f"token id {largest} is outside the vocabulary of {self.config.vocab_size}: "
+                         "use the tokenizer that the model was trained with")
 
 # %% ../nbs/02_model.ipynb #4fa9ce11
 @patch
@@ -272,7 +286,8 @@ def place(self:Transformer,
     c, n = self.config, x.shape[1]
     stored = start + n <= c.seq_len
     if not stored: self.warn_beyond(start + n)
-    found = {k: getattr(self, k)[start:start+n] for k in self.table_names} if stored else self.tables(start, n, x.device)
+    if stored: found = {name: getattr(self, name)[start:start+n] for name in self.table_names}
+    else: found = self.tables(start, n, x.device)
     if c.position == "rope": return x, (found["cos"], found["sin"]), mask
     if c.position == "sinusoidal": x = x + found["sinusoid"].type_as(x)
     if c.position == "learned": x = x + self.positions.weight[start:start+n]
@@ -296,12 +311,13 @@ def warn_beyond(self:Transformer, length:int):
 
 # %% ../nbs/02_model.ipynb #f92ae9af
 def initialise(model:Transformer):
-    "Draw the weights of `model` anew (leaves PyTorch's defaults if its configuration says so)"
+    "Draw all weights of `model` anew; one with `init='pytorch'` is left as it is"
     if model.config.init == "pytorch": return
     for name, p in model.named_parameters():
         if name.endswith("bias"): nn.init.zeros_(p)
         elif name.startswith(("embedding", "positions", "head")): nn.init.normal_(p, std=.02)
-        elif p.ndim == 2:
+        elif p.ndim == 1: nn.init.ones_(p)              # gains of the norms
+        else:
             writes = name.endswith(("attention.out.weight", "mlp.down.weight"))
             nn.init.normal_(p, std=.5 / math.sqrt(p.shape[1] * (2*model.config.n_layers if writes else 1)))
 
@@ -334,14 +350,16 @@ def extend_context(
     model:Transformer, # a model with rotary positions
     factor:float, # how much longer the context becomes, at least 1
     method:str = "yarn", # "linear", "ntk" or "yarn", see `scaled_frequencies`
-) -> Transformer: # a model with the same weights
+) -> Transformer: # a copy, of the same precision, on the same device
     "Extend the context of `model`. Raises ValueError for other position encodings, and if it was extended before"
     c = model.config
     if c.position != "rope": raise ValueError(f"only rotary positions can be extended, this model has position={c.position!r}")
     if c.rope_factor > 1: raise ValueError(f"this model's context was extended by {c.rope_factor} already: extend the model it was made from")
-    longer = Transformer(replace(c, seq_len=int(c.seq_len*factor), rope_method=method, rope_factor=factor))
-    longer.load_state_dict(model.state_dict())
-    return longer.to(next(model.parameters()).device).train(model.training)
+    longer = deepcopy(model)
+    longer.config = replace(c, seq_len=int(c.seq_len*factor), rope_method=method, rope_factor=factor)
+    longer._warned = False
+    restore(longer)
+    return longer
 
 # %% ../nbs/02_model.ipynb #20143b44
 def count_parameters(
@@ -351,7 +369,8 @@ def count_parameters(
     c, b = config, config.bias
     kv_dim, norm = c.n_kv_heads*c.head_dim, c.dim*(2 if c.norm == "layer" else 1)
     ups = 2 if c.mlp == "swiglu" else 1
-    return {"embedding": c.vocab_size*c.dim + (c.seq_len*c.dim if c.position == "learned" else 0),
+    positions = c.seq_len if c.position == "learned" else 0
+    return {"embedding": (c.vocab_size + positions)*c.dim,
             "attention": c.n_layers*((c.dim + b)*(c.dim + 2*kv_dim) + (c.dim + b)*c.dim),
             "mlp": c.n_layers*((c.dim + b)*ups*c.hidden_dim + (c.hidden_dim + b)*c.dim),
             "norms": norm*(2*c.n_layers + 1),
