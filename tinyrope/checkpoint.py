@@ -41,8 +41,7 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 from torch import nn
 
-from .data import (ASSETS, _sha256, load_tokenizer, sync, tokenizer_hash, train_bpe,
-                           write_whole)
+from .data import ASSETS, _sha256, load_tokenizer, sync, tokenizer_hash, write_whole
 from .model import ModelConfig, Transformer
 
 # %% ../nbs/checkpoint.ipynb #26afb7b2
@@ -586,7 +585,7 @@ def what_changed(
     kept = sealed_rows(checkpoint, path.name) if checkpoint else b""
     if kept is None:
         kept, broken = salvage(now, path.name, step)
-        if not kept and read_progress(checkpoint).best_step:
+        if not kept and (damage(checkpoint) or read_progress(checkpoint).best_step):
             return kept, f"has no rows up to step {step}: that history is lost"
         if broken: return kept, f"is damaged in row {numbers(broken)}, left out for good"
     elif broken := changed_rows(now, kept):
