@@ -6,23 +6,21 @@ Docs: https://tinyrope.github.io/tinyrope/train.html.md"""
 
 # %% auto #0
 __all__ = ['TRAIN_CHOICES', 'PRESETS', 'PROMPTS', 'MAY_CHANGE', 'ROW', 'bits_per_byte', 'windows', 'evaluate_stories',
-           'rows_at_once', 'evaluate_blocks', 'schedule', 'orthogonalise', 'full_tensor', 'shard_like', 'muon_update',
-           'Muon', 'TrainConfig', 'check_training', 'configure', 'cache_folder', 'texts_of', 'make_tokenizer',
-           'prepare', 'stories_in', 'Progress', 'optimizer_tensors', 'tensor_bytes', 'weights_of', 'write_tensors',
-           'read_state', 'is_sharded', 'save_sharded', 'first_error', 'save_checkpoint', 'seal', 'advice_when_full',
-           'whole', 'newest_checkpoint', 'load_weights', 'Run', 'read_rows', 'keep_rows', 'pack', 'make_optimizers',
-           'Trainer', 'step_seed', 'use_bf16', 'pick_device', 'own_gpu', 'processes', 'stop_on_request', 'matmul_rate',
-           'Log', 'start_tracker', 'send', 'tell', 'draw_attention', 'draw_curves', 'fit', 'look', 'progress_bar',
-           'mean_over_ranks', 'any_rank', 'measure', 'save', 'point', 'restore', 'finish', 'check_folder', 'describe',
-           'open_folder', 'can_compile', 'compile_model', 'train', 'make_trainer', 'shard_model', 'resume_command',
-           'run_training', 'last_good', 'report', 'command_line', 'setting', 'main']
+           'rows_at_once', 'perplexity', 'evaluate_blocks', 'schedule', 'orthogonalise', 'full_tensor', 'shard_like',
+           'muon_update', 'Muon', 'TrainConfig', 'check_training', 'configure', 'cache_folder', 'texts_of',
+           'make_tokenizer', 'prepare', 'stories_in', 'make_optimizers', 'Trainer', 'step_seed', 'use_bf16',
+           'pick_device', 'own_gpu', 'processes', 'stop_on_request', 'matmul_rate', 'Log', 'start_tracker', 'send',
+           'tell', 'draw_attention', 'draw_curves', 'fit', 'look', 'progress_bar', 'mean_over_ranks', 'any_rank',
+           'measure', 'finish', 'best_model', 'describe', 'check_same', 'open_folder', 'can_compile', 'compile_model',
+           'train', 'make_trainer', 'shard_model', 'resume_command', 'run_training', 'last_good', 'report',
+           'command_line', 'setting', 'main']
 
 # %% ../nbs/04_train.ipynb #d94b3d49
-import argparse, ast, errno, hashlib, json, math, os, platform, secrets, shlex, shutil, signal, subprocess, sys, tempfile, time, warnings
+import argparse, ast, errno, hashlib, io, json, math, os, platform, secrets, shlex, shutil, signal, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -34,8 +32,12 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from .attention import document_ids, packed_mask
-from .data import (ASSETS, EMBEDDED, EOT, SHA256, Batches, TokenStore, _sha256, build_store, eval_blocks, load_tokenizer,
-                           original_split, read_stories, split_stories, sync, token_bytes, tokenizer_hash, train_bpe, write_whole)
+from .checkpoint import (LOGS, Progress, Run, append_row, checked_best, config_hash,
+                                 is_sharded, load_weights, merge_weights, point,
+                                 read_config, read_rows, restore, restore_rows, save, set_aside,
+                                 sole_writer, step_name, wait_for_all, weights_of, write_file)
+from .data import (EMBEDDED, EOT, SHA256, Batches, TokenStore, _sha256, build_store, eval_blocks, load_tokenizer,
+                           original_split, read_stories, split_stories, token_bytes, tokenizer_hash, train_bpe, write_whole)
 from .model import SIZES, ModelConfig, Transformer, check_types, decode, flops_per_token
 
 # %% ../nbs/04_train.ipynb #fb285618
@@ -76,7 +78,7 @@ def evaluate_stories(
     nats = math.fsum(_window_nats(model, jobs[i:i+rows]) for i in range(0, len(jobs), rows))
     model.train(was_training)
     n_bytes, n = sum(len(s.encode()) for s in stories), sum(len(ids) - 1 for ids in encoded)
-    return dict(loss=nats/n, perplexity=math.exp(nats/n), bits_per_byte=bits_per_byte(nats, n_bytes), bytes_per_token=n_bytes/n,
+    return dict(loss=nats/n, perplexity=perplexity(nats/n), bits_per_byte=bits_per_byte(nats, n_bytes), bytes_per_token=n_bytes/n,
                 stories=len(stories), tokens=n, bytes=n_bytes)
 
 # %% ../nbs/04_train.ipynb #f2fe9419
@@ -84,6 +86,11 @@ def rows_at_once(model:Transformer) -> int:
     "Number of rows of a whole context whose logits are held together: at most 256 MB of them and 32 rows, on a GPU 1 GB and 128"
     logits, most = (2**28, 128) if next(model.parameters()).is_cuda else (2**26, 32)
     return max(1, min(most, logits // (model.config.seq_len*model.config.vocab_size)))
+
+def perplexity(loss:float) -> float:
+    "e to the loss; infinite where that is no number that fits"
+    try: return math.exp(loss)
+    except OverflowError: return math.inf
 
 def _window_nats(model, jobs):
     "Total nats of the unscored targets of some windows, padded to one length"
@@ -325,223 +332,6 @@ def stories_in(
     ends = np.flatnonzero(tokens == store.about["eot"])[:limit]
     return split_stories(tokenizer.decode(tokens[:ends[-1] + 1 if len(ends) else None].tolist(), skip_special_tokens=False))
 
-# %% ../nbs/04_train.ipynb #0b4c5ad5
-@dataclass
-class Progress:
-    "Where a run stands, beyond its weights"
-    step:int = 0                    # steps taken
-    best_loss:float = math.inf      # lowest validation loss so far
-    best_step:int = 0               # ... and when
-    patience_from:float = math.inf  # validation loss that the next gain is counted from
-    no_gain:int = 0                 # evaluations since the last gain
-    seconds:float = 0.              # time spent training
-    loss_sum:float = 0.             # training losses since the last evaluation
-    loss_count:int = 0              # ... and how many
-
-# %% ../nbs/04_train.ipynb #48ffc99a
-def optimizer_tensors(optimizers:list) -> dict: # "optimizer.parameter.name" → tensor
-    "Flatten the state of optimizers into named tensors, which share their memory"
-    return {f"{o}.{p}.{name}": value for o, opt in enumerate(optimizers)
-            for p, state in opt.state_dict()["state"].items() for name, value in state.items()}
-
-# %% ../nbs/04_train.ipynb #76b0e5ca
-def tensor_bytes(tensors:dict) -> bytes:
-    "Serialise named tensors as safetensors"
-    from safetensors.torch import save
-    return save({k: v.detach().contiguous().cpu() for k, v in tensors.items()})
-
-def weights_of(model:Transformer) -> dict: # name → tensor
-    "Collect the weights of a model, a tied head once"
-    return {k: v for k, v in model.state_dict().items() if not (model.config.tied and k == "head.weight")}
-
-# %% ../nbs/04_train.ipynb #24ccb1ec
-def write_tensors(model:Transformer, optimizers:list, folder:Path, rank:int):
-    "Write weights and optimizer state to `folder`"
-    if rank == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    weights, averages = weights_of(model), optimizer_tensors(optimizers)
-    if sharded := is_sharded(model): save_sharded(weights | averages, folder)
-    for name, tensors in (("model", weights), ("optimizer", averages)):
-        if rank == 0 and not sharded: write_whole(folder/f"{name}.safetensors", tensor_bytes(tensors))
-
-def read_state(tensors:dict, checkpoint:Path, alone:bool = False):
-    "Read named tensors of a checkpoint into place, from however many files; `alone`: without the other processes"
-    from torch.distributed.checkpoint import HuggingFaceStorageReader, load
-    with first_error(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        load(tensors, storage_reader=HuggingFaceStorageReader(str(checkpoint)), no_dist=alone or not dist.is_initialized())
-
-# %% ../nbs/04_train.ipynb #5f2075cc
-def is_sharded(model:nn.Module) -> bool:
-    "Tell whether the weights of `model` are sharded over processes"
-    if not dist.is_initialized(): return False
-    from torch.distributed.fsdp import FSDPModule           # takes a second to import
-    return isinstance(model, FSDPModule)
-
-def save_sharded(tensors:dict, folder:Path):
-    "Write this process's share of sharded tensors"
-    from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
-    dist.barrier()                                          # the folder is there
-    with first_error(): save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
-
-@contextmanager
-def first_error():
-    "Raise what the first failing process raised, instead of PyTorch's collection of all (which is no `Exception`)"
-    from torch.distributed.checkpoint import CheckpointException
-    try: yield
-    except CheckpointException as e: raise next(iter(e.failures.values()))[0] from e
-
-# %% ../nbs/04_train.ipynb #ffb3e0e9
-def save_checkpoint(
-    folder:Path, # the run's `checkpoints` folder
-    progress:Progress, # where the run stands
-    model:Transformer, # weights to save
-    optimizers:list, # state to save
-    about:dict, # the run's config.json
-    rank:int = 0, # this process
-) -> Path: # the new checkpoint
-    "Save a checkpoint, whole or not at all. Raises OSError with advice when the disk is full"
-    place = folder/f"step-{progress.step:07d}"
-    part = folder/f".{place.name}"
-    with advice_when_full(part, progress.step):
-        write_tensors(model, optimizers, part, rank)
-        if rank == 0: seal(part, place, {"progress.json": asdict(progress), "config.json": about})
-    return place
-
-# %% ../nbs/04_train.ipynb #77ab3e98
-def seal(part:Path, place:Path, records:dict):
-    "Add records and checksums to the files in `part`, and bring it to its place"
-    for name, record in records.items(): write_whole(part/name, json.dumps(record, indent=1))
-    for file in part.iterdir(): sync(file)
-    write_whole(part/"sha256.json", json.dumps({f.name: _sha256(f) for f in sorted(part.iterdir())}, indent=1))
-    sync(part)
-    shutil.rmtree(place, ignore_errors=True)
-    part.rename(place)
-    sync(place.parent)
-
-@contextmanager
-def advice_when_full(part:Path, step:int):
-    "Clear away what was being written when the disk became full, and say what to do"
-    try: yield
-    except OSError as e:
-        shutil.rmtree(part, ignore_errors=True)
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
-        raise OSError(errno.ENOSPC, f"the disk is full: the checkpoint of step {step} was not written; the ones before it are whole. "
-                      "Make room and continue with --resume") from e
-
-# %% ../nbs/04_train.ipynb #016c5b80
-def whole(checkpoint:Path) -> bool:
-    "Tell whether a checkpoint has all its files with the right checksums"
-    try: sums = json.loads((checkpoint/"sha256.json").read_text())
-    except (OSError, ValueError): return False
-    return all((checkpoint/n).is_file() and _sha256(checkpoint/n) == s for n, s in sums.items())
-
-def newest_checkpoint(
-    folder:Path, # the run's `checkpoints` folder
-) -> Path|None:
-    "Find the newest whole checkpoint; damaged ones are named and passed over. Raises ValueError if none of several is whole"
-    found = sorted(folder.glob("step-*"), reverse=True)
-    for checkpoint in found:
-        if whole(checkpoint): return checkpoint
-        print(f"checkpoint {checkpoint.name} is damaged: using the one before it")
-    if found: raise ValueError(f"no checkpoint in {folder} is whole: delete the run folder to start again")
-
-# %% ../nbs/04_train.ipynb #ad8fd5f4
-def load_weights(
-    model:Transformer, # receives the weights
-    path:Path, # a .safetensors file
-):
-    "Load weights. Raises FileNotFoundError or ValueError if the file is missing, damaged, or of another model"
-    if not Path(path).is_file(): raise FileNotFoundError(f"no weights at {path}: train a model first (tinyrope-train), or use 'bundled'")
-    from safetensors.torch import load
-    try: tensors = load(Path(path).read_bytes())            # into memory of its own: nothing stays mapped
-    except Exception as e: raise ValueError(f"the weights {path} are damaged ({e}): copy them again, or resume the run") from e
-    expected = weights_of(model)
-    wrong = [k for k in expected.keys() | tensors.keys() if k not in tensors or k not in expected or tensors[k].shape != expected[k].shape]
-    if wrong: raise ValueError(f"the weights {path} are of another model: {sorted(wrong)[:3]} do not fit its config.json")
-    model.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
-
-# %% ../nbs/04_train.ipynb #cef3dad2
-def _run_tokenizer(self):
-    "The tokenizer of the run. Raises ValueError if it is not the one the model was trained with"
-    tokenizer = load_tokenizer(self.folder/"tokenizer.json")
-    if tokenizer_hash(tokenizer) != self.config["tokenizer_sha256"]:
-        raise ValueError(f"{self.folder/'tokenizer.json'} is not the tokenizer this model was trained with: copy the run folder as a whole")
-    return tokenizer
-
-def _run_model(self):
-    "The best model of the run, in eval mode. Raises FileNotFoundError or ValueError if its weights are missing or damaged"
-    model, path = Transformer(ModelConfig(**self.config["model"])), self.folder/"model.safetensors"
-    if not path.exists() and (self.folder/"best").exists():
-        best = self.folder/"checkpoints"/(self.folder/"best").read_text().strip()
-        if not whole(best): raise ValueError(f"the best checkpoint {best} is damaged: resume the run, or copy it again")
-        read_state(weights_of(model), best, alone=True)
-        return model.eval()
-    if (self.folder/"result.json").exists() and path.exists() and self.result["model_sha256"] != _sha256(path):
-        raise ValueError(f"the weights {path} are damaged (their checksum is not that of result.json): copy them again, or resume the run")
-    load_weights(model, path)
-    return model.eval()
-
-# %% ../nbs/04_train.ipynb #585c8da5
-class Run:
-    "A run folder: its configuration, metrics, tokenizer and best model. Raises FileNotFoundError or ValueError if it is not whole"
-    def __init__(self,
-        folder:str|Path, # a run folder, or "bundled"
-    ):
-        self.folder = Path(str(ASSETS/"bundled")) if str(folder) == "bundled" else Path(folder)
-        self.config = self._json("config.json")
-
-    tokenizer, model = cached_property(_run_tokenizer), cached_property(_run_model)
-
-    def _json(self, name):
-        path = self.folder/name
-        if not path.is_file(): raise FileNotFoundError(f"no run at {self.folder} (no {name}): train one with `tinyrope-train --out {self.folder}`, or use 'bundled'")
-        try: return json.loads(path.read_text())
-        except ValueError as e: raise ValueError(f"{path} is damaged ({e}): copy the run folder again") from e
-
-    @property
-    def metrics(self) -> list:
-        "The rows of metrics.jsonl"
-        return read_rows(self.folder/"metrics.jsonl")
-
-    @property
-    def best(self) -> dict:
-        "The row with the lowest validation loss"
-        return min(self.metrics, key=lambda row: row["val_loss"])
-
-    @property
-    def result(self) -> dict:
-        "The scores of the finished run on the validation stories"
-        return self._json("result.json")
-
-# %% ../nbs/04_train.ipynb #881e4e5d
-def read_rows(path:Path) -> list:
-    "Read a .jsonl file; a last line that was torn when its writer died is left out"
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try: rows.append(json.loads(line))
-        except ValueError: break
-    return rows
-
-def keep_rows(path:Path, keep):
-    "Rewrite a .jsonl file with the rows for which `keep` is true"
-    if path.exists(): write_whole(path, "".join(json.dumps(row) + "\n" for row in read_rows(path) if keep(row)))
-
-# %% ../nbs/04_train.ipynb #3aab14be
-def pack(
-    run:Run, # a finished run
-    folder:str|Path, # where the packed run shall be
-    command:str, # the command that trained it, for the record
-):
-    "Write a small copy of a run: no checkpoints, weights in fp16"
-    parts = {"model.safetensors": tensor_bytes({k: v.half() for k, v in weights_of(run.model).items()}),
-             **{n: (run.folder/n).read_bytes() for n in ("config.json", "tokenizer.json", "metrics.jsonl")}}
-    result = {**run.result, "model_sha256": hashlib.sha256(parts["model.safetensors"]).hexdigest()}
-    parts["result.json"] = json.dumps(result, indent=1).encode()
-    about = dict(command=command, sha256={n: hashlib.sha256(c).hexdigest() for n, c in parts.items()})
-    for name, content in (parts | {"about.json": json.dumps(about, indent=1)}).items(): write_whole(Path(folder)/name, content)
-
 # %% ../nbs/04_train.ipynb #2d2e1823
 def make_optimizers(
     model:Transformer, # whose weights are trained
@@ -701,7 +491,7 @@ class Log:
     def write(self, name:str, row:dict):
         "Append a row to a .jsonl file of the run"
         if not self.active: return
-        with open(self.folder/name, "a", encoding="utf-8") as f: f.write(json.dumps(row) + "\n")
+        append_row(self.folder/name, row)
 
     def track(self, f):
         "Call `f` with the tracker, if there is one; should it fail, the run goes on without it"
@@ -772,14 +562,17 @@ def draw_curves(run:Run):
     import matplotlib
     from matplotlib.figure import Figure
     from tinyrope.plotting import STYLE, label
-    rows = run.metrics
+    rows = read_rows(run.folder/"metrics.jsonl")
+    if not rows: return print(f"{run.folder} has lost its metrics: no curves are drawn")
     with matplotlib.rc_context(STYLE):
         fig = Figure(figsize=(10, 3.2))
         for ax, what, unit in zip(fig.subplots(1, 2), ("loss", "perplexity"), ("nats per token", "equally likely tokens")):
             for split in ("train", "val"): ax.plot([r["step"] for r in rows], [r[f"{split}_{what}"] for r in rows], ".-", label=split)
             if what == "perplexity": ax.set_yscale("log")
-            label(ax, f"{what.capitalize()}: best {run.best[f'val_{what}']:.3g} on validation", "step", f"{what} ({unit})", legend=True)
-        fig.savefig(run.folder/"curves.png", dpi=130)
+            label(ax, f"{what.capitalize()}: best {min(r[f'val_{what}'] for r in rows):.3g} on validation", "step", f"{what} ({unit})", legend=True)
+        picture = io.BytesIO()
+        fig.savefig(picture, format="png", dpi=130)
+    write_file(run.folder/"curves.png", picture.getvalue())
 
 # %% ../nbs/04_train.ipynb #90840e31
 def fit(
@@ -853,52 +646,19 @@ def measure(t:Trainer, scores:dict, norm:float, rate:float) -> dict:
                 train_loss=loss, train_perplexity=math.exp(min(loss, 700)), **scores, learning_rate=t.optimizers[-1].param_groups[0]["lr"],
                 grad_norm=norm, tokens_per_second=round(speed), mfu=round(speed*flops_per_token(t.model.config, t.batches.seq_len)/(rate*t.batches.world_size), 4))
 
-# %% ../nbs/04_train.ipynb #023a86d5
-def save(t:Trainer, folder:Path, about:dict):
-    "Save a checkpoint of the run, point `last` and `best` to it, and drop old ones"
-    save_checkpoint(folder/"checkpoints", t.progress, t.model, t.optimizers, about, t.batches.rank)
-    if t.batches.rank: return
-    point(t.progress, folder)
-    found, every = sorted((folder/"checkpoints").glob("step-*")), t.config.keep_every
-    keep = {f"step-{t.progress.best_step:07d}"} | {c.name for c in found[-2:]}
-    for old in found:
-        if old.name not in keep and not (every and int(old.name[5:]) % every == 0): shutil.rmtree(old)
-
-def point(p:Progress, folder:Path):
-    "Write the names of the last and the best checkpoint"
-    write_whole(folder/"last", f"step-{p.step:07d}")
-    if p.best_step: write_whole(folder/"best", f"step-{p.best_step:07d}")
-
-# %% ../nbs/04_train.ipynb #35f53ec8
-def restore(t:Trainer, folder:Path):
-    "Bring the trainer to where its newest whole checkpoint was, and its files with it"
-    checkpoints = folder/"checkpoints"
-    checkpoint = newest_checkpoint(checkpoints)
-    if checkpoint:
-        read_state(weights_of(t.model) | optimizer_tensors(t.optimizers), checkpoint)
-        p = t.progress = Progress(**json.loads((checkpoint/"progress.json").read_text()))
-        if not whole(checkpoints/f"step-{p.best_step:07d}"): p.best_loss, p.best_step = math.inf, p.step      # the best is lost: begin with this one
-    if dist.is_initialized(): dist.barrier()
-    if t.batches.rank: return
-    for name in ("metrics.jsonl", "samples.jsonl"): keep_rows(folder/name, lambda row: row["step"] <= t.progress.step and not row.get("final"))
-    for leftover in checkpoints.glob("*step-*"):
-        if leftover.name.startswith(".") or leftover.name > f"step-{t.progress.step:07d}": shutil.rmtree(leftover)
-    if checkpoint:
-        point(t.progress, folder)
-        print(f"resuming from {checkpoint}")
-
 # %% ../nbs/04_train.ipynb #d03d8413
 PROMPTS = ("Once upon a time", "Tom found a ball. He kicked th", "The dragon was big and scary")      # the last two are the original's
 
 def finish(t:Trainer, folder:Path, tokenizer, valid_store, log:Log):
     "Write the best weights, the scores on the validation stories, three stories and the curves"
-    model, best = Transformer(t.model.config), folder/"checkpoints"/f"step-{t.progress.best_step:07d}"
-    read_state(weights_of(model), best, alone=True)
-    model.to(t.device).eval()
-    write_whole(folder/"model.safetensors", tensor_bytes(weights_of(model)))
-    result = dict(best_step=t.progress.best_step, seconds=round(t.progress.seconds, 1), model_sha256=_sha256(folder/"model.safetensors"),
-                  **evaluate_stories(model, tokenizer, stories_in(valid_store, tokenizer)))
-    write_whole(folder/"result.json", json.dumps(result, indent=1))
+    model, digest = best_model(t, folder)
+    scores = evaluate_stories(model, tokenizer, stories_in(valid_store, tokenizer))
+    if not math.isfinite(scores["perplexity"]):
+        raise FloatingPointError(f"the run has diverged: its best validation loss is {scores['loss']:.4g} nats per "
+                                 "token. Start a new run with a lower learning rate")
+    result = dict(best_step=t.progress.best_step, seconds=round(t.progress.seconds, 1), model_sha256=digest, **scores)
+    write_file(folder/"result.json", json.dumps(result, indent=1))
+    for name in LOGS: restore_rows(folder/name, folder/"checkpoints"/step_name(t.progress.step))
     draw_curves(Run(folder))
     print("\nvalidation, {stories:,} stories: loss {loss:.4f} nats per token, perplexity {perplexity:.3f}, "
           "{bits_per_byte:.4f} bits per byte\n".format(**result))
@@ -908,13 +668,15 @@ def finish(t:Trainer, folder:Path, tokenizer, valid_store, log:Log):
         print(text + "\n")
     print(f"run      {folder}\ncurves   {folder/'curves.png'}\nstories  tinyrope-generate --model {folder} \"Once upon a time\"")
 
-# %% ../nbs/04_train.ipynb #725be07f
-def check_folder(folder:Path, resume:bool):
-    "Raise FileExistsError if the folder holds a run that nobody asked to resume, or something that is no run"
-    if (folder/"config.json").exists():
-        if not resume: raise FileExistsError(f"{folder} holds a run already: add --resume to go on with it, or give another --out")
-    elif folder.exists() and (not folder.is_dir() or any(f.name != "tokenizer.json" and f.name[0] != "." for f in folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not a run: give another --out")
+def best_model(t:Trainer, folder:Path) -> tuple: # the model, in eval mode; SHA-256 of its file
+    "Write the weights of the best checkpoint to model.safetensors, and load them. Says so if another one has to do"
+    t.progress = checked_best(t.progress, folder)
+    point(t.progress, folder)
+    path, best = folder/"model.safetensors", folder/"checkpoints"/step_name(t.progress.best_step)
+    digest = merge_weights({name: w.shape for name, w in weights_of(t.model).items()}, best, path)
+    model = Transformer(t.model.config)
+    load_weights(model, path, digest)
+    return model.to(t.device).eval(), digest
 
 # %% ../nbs/04_train.ipynb #e8484b9d
 def describe(preset, model_config, config, tokenizer, train_store, valid_store, device, world) -> dict:
@@ -922,26 +684,34 @@ def describe(preset, model_config, config, tokenizer, train_store, valid_store, 
     import safetensors
     import tokenizers
     versions = dict(python=platform.python_version(), torch=torch.__version__, tokenizers=tokenizers.__version__, safetensors=safetensors.__version__)
-    return dict(preset=preset, model=asdict(model_config), train=asdict(config), versions=versions, device=str(device), processes=world,
-                train_sha256=train_store.about["sha256"], valid_sha256=valid_store.about["sha256"], tokenizer_sha256=tokenizer_hash(tokenizer))
+    about = dict(preset=preset, model=asdict(model_config), train=asdict(config), versions=versions, device=str(device), processes=world,
+                 train_sha256=train_store.about["sha256"], valid_sha256=valid_store.about["sha256"], tokenizer_sha256=tokenizer_hash(tokenizer))
+    return about | dict(sha256=config_hash(about))
 
 # %% ../nbs/04_train.ipynb #da73b6f6
 MAY_CHANGE = ("accumulate", "keep_every")         # between a run and its continuation, besides device and processes: they change rounding, or nothing
 
+def check_same(folder:Path, about:dict):
+    "Raise ValueError if the run in the folder was started with other settings or data"
+    old = read_config(folder/"config.json")
+    for part, kind in (("model", ModelConfig), ("train", TrainConfig)):
+        try: then = asdict(kind(**old[part]))                   # a setting younger than the run has its default
+        except (TypeError, ValueError) as e: raise ValueError(f"{folder/'config.json'} is of another version, or damaged ({e}): give another --out") from e
+        if part == "train": then |= {k: about[part][k] for k in MAY_CHANGE}
+        changed = {k: (then[k], v) for k, v in about[part].items() if then[k] != v}
+        if changed: raise ValueError(f"{folder} was started with other settings (then, now): {changed}. Resume with the same ones, or give another --out")
+    for part in ("train_sha256", "valid_sha256", "tokenizer_sha256"):
+        if old[part] != about[part]: raise ValueError(f"{folder} was trained on other data ({part} differs): give another --out")
+
 def open_folder(folder:Path, about:dict, tokenizer, rank:int):
     "Write config and tokenizer of a new run; for an old one check that it is the same. Raises ValueError if it is not"
-    if (folder/"config.json").exists():
-        old = Run(folder).config
-        for part, kind in (("model", ModelConfig), ("train", TrainConfig)):
-            then = asdict(kind(**old[part])) | {k: about[part][k] for k in MAY_CHANGE if part == "train"}       # a setting younger than the run has its default
-            changed = {k: (then[k], v) for k, v in about[part].items() if then[k] != v}
-            if changed: raise ValueError(f"{folder} was started with other settings (then, now): {changed}. Resume with the same ones, or give another --out")
-        for part in ("train_sha256", "valid_sha256", "tokenizer_sha256"):
-            if old[part] != about[part]: raise ValueError(f"{folder} was trained on other data ({part} differs): give another --out")
+    if (folder/"config.json").exists(): check_same(folder, about)
     if dist.is_initialized(): dist.barrier()                # all have looked before one of them writes
-    if rank == 0 and not (folder/"config.json").exists():
-        write_whole(folder/"tokenizer.json", tokenizer.to_str())
-        write_whole(folder/"config.json", json.dumps(about, indent=1))
+    if rank == 0:
+        path, text = folder/"tokenizer.json", tokenizer.to_str()
+        if not (folder/"config.json").exists(): write_file(folder/"config.json", json.dumps(about, indent=1))
+        if path.exists() and path.read_bytes() != text.encode(): print(f"{path} was damaged or replaced; {set_aside(path)}")
+        write_file(path, text)
     if dist.is_initialized(): dist.barrier()
 
 # %% ../nbs/04_train.ipynb #6885b019
@@ -977,10 +747,9 @@ def train(
     "Train a model and return its run. Raises ValueError, FileNotFoundError or FileExistsError that say what to do"
     if wandb not in ("disabled", "offline", "online"): raise ValueError(f"wandb must be disabled, offline or online, got {wandb!r}")
     if steps is not None: overrides["steps"] = steps
-    with processes() as (rank, world):
-        model_config, config = configure(preset, seed=seed, **overrides)
-        folder, device = Path(out or f"runs/{preset}"), pick_device(device)
-        check_folder(folder, resume)
+    model_config, config = configure(preset, seed=seed, **overrides)
+    with processes() as (rank, world), sole_writer(out or f"runs/{preset}", resume) as folder:
+        device = pick_device(device)
         tokenizer, train_store, valid_store = prepare(config, model_config.vocab_size)
         model_config = replace(model_config, vocab_size=tokenizer.get_vocab_size())
         about = describe(preset, model_config, config, tokenizer, train_store, valid_store, device, world)
@@ -999,6 +768,7 @@ def make_trainer(model_config:ModelConfig, config:TrainConfig, store:TokenStore,
     batches = Batches(store, config.batch_size, model_config.seq_len, config.seed, rank, world)
     if config.batch_size % (world*config.accumulate):
         raise ValueError(f"batch_size={config.batch_size} on {world} process(es) cannot be taken in {config.accumulate} equal parts: make it a multiple of {world*config.accumulate}")
+    if model_config.seq_len < 2: raise ValueError(f"seq_len must be at least 2 to train, got {model_config.seq_len}: stories are scored in windows that overlap by half")
     steps = config.steps or max(1, int(config.epochs*batches.n_blocks/config.batch_size))
     torch.manual_seed(config.seed)
     model = Transformer(model_config)
@@ -1035,6 +805,7 @@ def run_training(t:Trainer, folder:Path, tokenizer, valid_store, blocks, log:Log
         with stop_on_request() as stopped:
             done = fit(t, evaluate, record, lambda: save(t, folder, about), stopped, matmul_rate(t.device, torch.bfloat16 if t.bf16 else torch.float32))
         if done and log.active: finish(t, folder, tokenizer, valid_store, log)
+        wait_for_all()                                  # the first process scores alone
     except FloatingPointError as e: raise FloatingPointError(f"{e}. {last_good(folder)}") from e
     finally: log.track(lambda run: run.finish())
     return done
