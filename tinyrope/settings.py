@@ -107,11 +107,15 @@ class Settings:
             object.__setattr__(self, f.name, check(f.name, f.type, getattr(self, f.name)))
 
 # %% ../nbs/settings.ipynb #47594f95
+def _declared(kind) -> bool:
+    "Tell whether an annotation says what is allowed"
+    try: return bool(allowed(kind))
+    except TypeError: return False
+
 def checked(f):
-    "Check the arguments of a function whose annotations declare what they may be. Raises ValueError"
+    "Check those arguments of a function whose annotations declare what they may be. Raises ValueError"
     signature = inspect.signature(f)
-    kinds = {p.name: p.annotation for p in signature.parameters.values() if p.annotation is not p.empty}
-    for kind in kinds.values(): allowed(kind)
+    kinds = {p.name: p.annotation for p in signature.parameters.values() if _declared(p.annotation)}
 
     @wraps(f)
     def call(*args, **kwargs):
