@@ -6,13 +6,9 @@ Docs: https://tinyrope.github.io/tinyrope/generation.html.md"""
 
 # %% auto #0
 __all__ = ['keep_top_k', 'keep_top_p', 'keep_min_p', 'Sampling', 'Sampler', 'prompt_ids', 'room_for', 'stream', 'generate',
-           'newest_run', 'main', 'tell_stories']
+           'newest_run']
 
 # %% ../nbs/06_generation.ipynb #1fe7a2f2
-import argparse
-import sys
-import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +17,8 @@ from torch import Tensor
 
 from .data import EOT
 from .model import Transformer, decode, extend_context
-from .train import Run, command_line, pick_device
+from .settings import Settings, number, whole
+from .train import Run
 
 # %% ../nbs/06_generation.ipynb #04a34cf2
 def keep_top_k(logits:Tensor, k:int) -> Tensor:
@@ -40,21 +37,19 @@ def keep_min_p(logits:Tensor, p:float) -> Tensor:
 
 # %% ../nbs/06_generation.ipynb #c141a976
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Settings):
     "How to choose the next token. Raises ValueError for values that make no sense"
-    repetition_penalty:float = 1.   # at least 1; divides positive logits of tokens already generated, multiplies negative ones
-    temperature:float = .8          # 0 is greedy
-    top_k:int = 0                   # keep so many tokens; 0: all
-    top_p:float = 1.                # keep the likeliest with so much probability, in (0, 1]
-    min_p:float = 0.                # keep those at least so likely, relative to the likeliest, in [0, 1)
-    seed:int = 0                    # of the draws
+    repetition_penalty:number(1, 100) = 1.  # divides positive logits of tokens already generated, multiplies negative ones; 1: none
+    temperature:number(0, 100) = .8         # 0 is greedy, 1 draws from the model as it is
+    top_k:whole(0) = 0                      # keep so many tokens; 0: all
+    top_p:number(1e-6, 1) = 1.              # keep the likeliest with so much probability
+    min_p:number(0, below=1) = 0.           # keep those at least so likely, relative to the likeliest
+    seed:whole(0, 2**63 - 1) = 0            # of the draws
 
     def __post_init__(self):
-        if not 0 <= self.temperature < float("inf"): raise ValueError(f"temperature must be at least 0 (0 is greedy), got {self.temperature}")
-        if self.top_k < 0: raise ValueError(f"top_k must be at least 0 (0 keeps all tokens), got {self.top_k}")
-        if not 0 < self.top_p <= 1: raise ValueError(f"top_p must be in (0, 1] (1 keeps all tokens), got {self.top_p}")
-        if not 0 <= self.min_p < 1: raise ValueError(f"min_p must be in [0, 1) (0 keeps all tokens), got {self.min_p}")
-        if self.repetition_penalty < 1: raise ValueError(f"repetition_penalty must be at least 1 (1 is none), got {self.repetition_penalty}")
+        super().__post_init__()
+        if 0 < self.temperature < 1e-6:
+            raise ValueError(f"temperature must be 0 (greedy) or at least 1e-6, got {self.temperature}")
 
 # %% ../nbs/06_generation.ipynb #5658ed0e
 class Sampler:
@@ -175,39 +170,3 @@ def newest_run(
     "Find the newest run that has weights"
     done = [p for p in Path(folder).glob("*/") if (p/"config.json").exists() and ((p/"model.safetensors").exists() or (p/"best").exists())]
     return str(max(done, key=lambda p: (p/"config.json").stat().st_mtime)) if done else "bundled"
-
-# %% ../nbs/06_generation.ipynb #d9d09c2e
-def main():
-    "tinyrope-generate"
-    p = argparse.ArgumentParser("tinyrope-generate", description="Tell a story that begins with PROMPT.")
-    p.add_argument("prompt", metavar="PROMPT", help="the first words of a story")
-    p.add_argument("--model", help="a run folder, or 'bundled' (default: the newest run in runs/, else bundled)")
-    p.add_argument("--temperature", type=float, default=.8, help="0 is greedy, 1 draws from the model as it is (default: 0.8)")
-    p.add_argument("--top-k", type=int, default=0, help="keep the k likeliest tokens; 0: all (default: 0)")
-    p.add_argument("--top-p", type=float, default=1., help="keep the likeliest tokens with this much probability (default: 1)")
-    p.add_argument("--min-p", type=float, default=0., help="keep tokens at least so likely, relative to the likeliest (default: 0)")
-    p.add_argument("--repetition-penalty", type=float, default=1., help="above 1: avoid tokens already generated (default: 1)")
-    p.add_argument("--max-new-tokens", type=int, help="default: until the context is full")
-    p.add_argument("--extend", choices=("linear", "ntk", "yarn"), help="extend the context by this method if the story needs more")
-    p.add_argument("--seed", type=int, default=None, help="the same seed tells the same story (default: another each time)")
-    p.add_argument("--n", type=int, default=1, help="how many stories (default: 1)")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    a = p.parse_args()
-    command_line(lambda: tell_stories(a))
-
-# %% ../nbs/06_generation.ipynb #866773e5
-def tell_stories(a):
-    "Stream the stories that the arguments of `main` ask for to standard output"
-    if a.n < 1: raise ValueError(f"--n must be at least 1, got {a.n}")
-    name, seed = a.model or newest_run(), int(time.time()) % 100_000 if a.seed is None else a.seed
-    run = Run(name)
-    device = pick_device(a.device)
-    if device.type == "cpu": torch.set_num_threads(1)           # one token is too little work to share
-    model = run.model.to(device)
-    print(f"[{name}, seed {seed}]", file=sys.stderr)
-    warnings.showwarning = lambda message, *_: print(f"\n[{message}]", file=sys.stderr)
-    for i in range(a.n):
-        settings = Sampling(a.repetition_penalty, a.temperature, a.top_k, a.top_p, a.min_p, seed + i)
-        pieces = stream(model, run.tokenizer, a.prompt, a.max_new_tokens, settings, a.extend)
-        for k, piece in enumerate(pieces): print((a.prompt if k == 0 else "") + piece, end="", flush=True)
-        print(f"\n{EOT}" if i < a.n - 1 else "")

@@ -7,10 +7,9 @@ Docs: https://tinyrope.github.io/tinyrope/scoreboard.html.md"""
 # %% auto #0
 __all__ = ['HEADER', 'llama2c_config', 'llama2c_shapes', 'from_llama2c', 'read_llama2c', 'read_pieces', 'llama2c_tokenizer',
            'HFModel', 'HFTokenizer', 'read_hf', 'check_causal', 'check_text', 'load_model', 'score',
-           'read_evaluation_text', 'main', 'print_score']
+           'read_evaluation_text']
 
 # %% ../nbs/08_scoreboard.ipynb #94033e61
-import argparse
 import json
 import math
 import struct
@@ -24,7 +23,7 @@ from torch import nn
 from .data import EOT, _read_txt, load_stories
 from .model import ModelConfig, Transformer
 from .rope import adjacent_to_half
-from .train import Run, command_line, evaluate_stories, pick_device
+from .train import Run, evaluate_stories
 
 # %% ../nbs/08_scoreboard.ipynb #2bfc9a79
 HEADER = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len")
@@ -242,24 +241,3 @@ def read_evaluation_text(
     if split is not None: return list(load_stories(split))
     if not Path(text).is_file(): raise FileNotFoundError(f"no file {text}: give a text file of stories parted by {EOT}")
     return list(_read_txt(text))
-
-# %% ../nbs/08_scoreboard.ipynb #20141107
-def main():
-    "tinyrope-evaluate"
-    p = argparse.ArgumentParser("tinyrope-evaluate", description="Score a model on a text: loss, perplexity, bits per byte. Each story counts on its own.",
-                                epilog="Models with different tokenizers can be compared in bits per byte only.")
-    p.add_argument("model", metavar="MODEL", help="a run folder, 'bundled', a llama2.c .bin file, a folder of a Hugging Face model, or hf:OWNER/NAME (from the hub)")
-    p.add_argument("--text", metavar="FILE", help=f"a text file of stories parted by {EOT}")
-    p.add_argument("--split", help="instead of --text: valid or test, of the embedded corpus")
-    p.add_argument("--tokenizer", metavar="FILE", help="the tokenizer of a llama2.c model, e.g. tok512.bin")
-    p.add_argument("--json", action="store_true", help="print JSON")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    a = p.parse_args()
-    command_line(lambda: print_score(a))
-
-# %% ../nbs/08_scoreboard.ipynb #28505c8e
-def print_score(a):
-    "Score what the arguments of `main` name, and print it"
-    device, stories = pick_device(a.device), read_evaluation_text(a.text, a.split)
-    result = score(*load_model(a.model, a.tokenizer), stories, device)
-    print(json.dumps(result) if a.json else "\n".join(f"{k:16} {v:,.4f}" if isinstance(v, float) else f"{k:16} {v:,}" for k, v in result.items()))
