@@ -6,7 +6,7 @@ Docs: https://tinyrope.github.io/tinyrope/studies.html.md"""
 
 # %% auto #0
 __all__ = ['SCALES', 'STUDIES', 'ORIGINAL', 'OWN_SIZE', 'CURVES', 'ENCODINGS', 'Scale', 'Study', 'base_model', 'settings_of',
-           'run_name', 'train_run', 'plan', 'train_all', 'score', 'measured', 'before', 'run_study', 'values',
+           'run_name', 'train_run', 'plan', 'train_all', 'score_run', 'measured', 'before', 'run_study', 'values',
            'difference', 'say', 'table', 'judge', 'arms_of_the_original', 'both_sides', 'by_encoding',
            'loss_by_position', 'in_bins', 'packed', 'positions', 'probes', 'even_attention', 'at_depth', 'in_turns',
            'stepper', 'training_speed', 'kv_arms', 'decoding_speed', 'decoder', 'kv_speeds', 'by_share',
@@ -113,7 +113,7 @@ def train_all(runs:dict, device:str = "auto", check = lambda: None):
         if left: time.sleep(5)
 
 # %% ../nbs/07_studies.ipynb #c69e113d
-def score(run:Run) -> dict:
+def score_run(run:Run) -> dict:
     "Score a finished run on the validation stories"
     valid, last, c = load_stories("valid"), run.metrics[-1], ModelConfig(**run.config["model"])
     same = run.result["stories"] == len(valid) and run.config["train"]["corpus"].startswith("tinystories")
@@ -130,7 +130,7 @@ def measured(study:str, place:Path, device) -> dict:
     if not kept.exists():
         run = Run(place)
         run.model.to(device)
-        write_result(kept, score(run) | STUDIES[study].measure(run))
+        write_result(kept, score_run(run) | STUDIES[study].measure(run))
     return json.loads(kept.read_text(encoding="utf-8"))
 
 def before(minutes:float|None): # function that raises TimeoutError when the time is over
