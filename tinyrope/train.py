@@ -13,9 +13,10 @@ __all__ = ['TRAIN_CHOICES', 'PRESETS', 'PROMPTS', 'MAY_CHANGE', 'ROW', 'bits_per
            'whole', 'newest_checkpoint', 'load_weights', 'Run', 'read_rows', 'keep_rows', 'pack', 'make_optimizers',
            'Trainer', 'step_seed', 'use_bf16', 'pick_device', 'own_gpu', 'processes', 'stop_on_request', 'matmul_rate',
            'Log', 'start_tracker', 'send', 'tell', 'draw_attention', 'draw_curves', 'fit', 'look', 'progress_bar',
-           'mean_over_ranks', 'any_rank', 'measure', 'save', 'point', 'restore', 'finish', 'check_folder', 'describe',
-           'open_folder', 'can_compile', 'compile_model', 'train', 'make_trainer', 'shard_model', 'resume_command',
-           'run_training', 'last_good', 'report', 'command_line', 'setting', 'main']
+           'mean_over_ranks', 'any_rank', 'measure', 'save', 'point', 'restore', 'finish', 'check_folder',
+           'default_folder', 'describe', 'open_folder', 'can_compile', 'compile_model', 'train', 'make_trainer',
+           'shard_model', 'resume_command', 'run_training', 'last_good', 'report', 'as_options', 'command_line',
+           'setting', 'main']
 
 # %% ../nbs/04_train.ipynb #d94b3d49
 import argparse, ast, errno, hashlib, json, math, os, platform, secrets, shlex, shutil, signal, subprocess, sys, tempfile, time, warnings
@@ -37,6 +38,9 @@ from .attention import document_ids, packed_mask
 from .data import (ASSETS, EMBEDDED, EOT, SHA256, Batches, TokenStore, _sha256, build_store, eval_blocks, load_tokenizer,
                            original_split, read_stories, split_stories, sync, token_bytes, tokenizer_hash, train_bpe, write_whole)
 from .model import SIZES, ModelConfig, Transformer, check_types, decode, flops_per_token
+
+# %% ../nbs/04_train.ipynb #aec23840
+import re
 
 # %% ../nbs/04_train.ipynb #fb285618
 def bits_per_byte(
@@ -428,7 +432,7 @@ def advice_when_full(part:Path, step:int):
         shutil.rmtree(part, ignore_errors=True)
         if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
         raise OSError(errno.ENOSPC, f"the disk is full: the checkpoint of step {step} was not written; the ones before it are whole. "
-                      "Make room and continue with --resume") from e
+                      "Make room and continue with `resume=True`") from e
 
 # %% ../nbs/04_train.ipynb #016c5b80
 def whole(checkpoint:Path) -> bool:
@@ -656,7 +660,7 @@ def processes():
     try: yield dist.get_rank(), dist.get_world_size()
     except RuntimeError as e:
         if not any(word in str(e) for word in ("gloo", "NCCL", "onnection")): raise
-        raise ConnectionError(f"another process of this run has ended: see its own error, then start all again with --resume ({str(e).splitlines()[0]})") from e
+        raise ConnectionError(f"another process of this run has ended: see its own error, then start all again with `resume=True` ({str(e).splitlines()[0]})") from e
     dist.destroy_process_group()
 
 # %% ../nbs/04_train.ipynb #47322998
@@ -912,9 +916,24 @@ def finish(t:Trainer, folder:Path, tokenizer, valid_store, log:Log):
 def check_folder(folder:Path, resume:bool):
     "Raise FileExistsError if the folder holds a run that nobody asked to resume, or something that is no run"
     if (folder/"config.json").exists():
-        if not resume: raise FileExistsError(f"{folder} holds a run already: add --resume to go on with it, or give another --out")
+        if not resume: raise FileExistsError(f"{folder} holds a run already: add `resume=True` to go on with it, or give another `out`")
     elif folder.exists() and (not folder.is_dir() or any(f.name != "tokenizer.json" and f.name[0] != "." for f in folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not a run: give another --out")
+        raise FileExistsError(f"{folder} exists and is not a run: give another `out`")
+
+# %% ../nbs/04_train.ipynb #1579dd14
+def default_folder(
+    preset:str, # of the run
+    resume:bool = False, # whether to go on with a run
+    place:Path = Path("runs"), # where runs are
+) -> Path: # a free folder, or the newest run of the preset
+    "Choose the folder of a run that was given none"
+    if resume:
+        started = {p.parent: p.stat().st_mtime_ns for p in place.glob(f"{preset}*/config.json")
+                   if re.fullmatch(r"(-\d+)?", p.parent.name.removeprefix(preset))}
+        if started: return max(started, key=started.get)
+    folder, number = place/preset, 2
+    while os.path.lexists(folder): folder, number = place/f"{preset}-{number}", number + 1
+    return folder
 
 # %% ../nbs/04_train.ipynb #e8484b9d
 def describe(preset, model_config, config, tokenizer, train_store, valid_store, device, world) -> dict:
@@ -935,9 +954,9 @@ def open_folder(folder:Path, about:dict, tokenizer, rank:int):
         for part, kind in (("model", ModelConfig), ("train", TrainConfig)):
             then = asdict(kind(**old[part])) | {k: about[part][k] for k in MAY_CHANGE if part == "train"}       # a setting younger than the run has its default
             changed = {k: (then[k], v) for k, v in about[part].items() if then[k] != v}
-            if changed: raise ValueError(f"{folder} was started with other settings (then, now): {changed}. Resume with the same ones, or give another --out")
+            if changed: raise ValueError(f"{folder} was started with other settings (then, now): {changed}. Resume with the same ones, or give another `out`")
         for part in ("train_sha256", "valid_sha256", "tokenizer_sha256"):
-            if old[part] != about[part]: raise ValueError(f"{folder} was trained on other data ({part} differs): give another --out")
+            if old[part] != about[part]: raise ValueError(f"{folder} was trained on other data ({part} differs): give another `out`")
     if dist.is_initialized(): dist.barrier()                # all have looked before one of them writes
     if rank == 0 and not (folder/"config.json").exists():
         write_whole(folder/"tokenizer.json", tokenizer.to_str())
@@ -965,11 +984,11 @@ def compile_model(t:Trainer):
 # %% ../nbs/04_train.ipynb #9ece648f
 def train(
     preset:str = "laptop", # a name in `PRESETS`
-    out:str|Path|None = None, # run folder; None: runs/ and the preset's name
+    out:str|Path|None = None, # run folder; None: `default_folder`
     steps:int|None = None, # instead of the preset's
     seed:int = 0, # of weights, order and dropout
     device:str = "auto", # "cpu", "cuda", "mps"
-    resume:bool = False, # go on with the run in `out`, if there is one
+    resume:bool = False, # go on with the run in `out`, or the newest of the preset, if there is one
     wandb:str = "disabled", # or "offline", "online"
     shard:bool = False, # spread the model over the processes of torchrun (FSDP), instead of a copy in each
     **overrides, # fields of `ModelConfig` or `TrainConfig`
@@ -979,7 +998,7 @@ def train(
     if steps is not None: overrides["steps"] = steps
     with processes() as (rank, world):
         model_config, config = configure(preset, seed=seed, **overrides)
-        folder, device = Path(out or f"runs/{preset}"), pick_device(device)
+        folder, device = Path(out or default_folder(preset, resume)), pick_device(device)
         check_folder(folder, resume)
         tokenizer, train_store, valid_store = prepare(config, model_config.vocab_size)
         model_config = replace(model_config, vocab_size=tokenizer.get_vocab_size())
@@ -1008,7 +1027,7 @@ def shard_model(model:Transformer, device, world:int) -> Transformer:
     "Shard a model over the processes (FSDP2; Zhao et al. 2023). Raises ValueError without torchrun"
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
-    if not dist.is_initialized(): raise ValueError("--shard spreads a model over processes: start them with torchrun --nproc-per-node N -m tinyrope.train --shard ...")
+    if not dist.is_initialized(): raise ValueError("`shard=True` spreads a model over processes: start them with torchrun --nproc-per-node N -m tinyrope.train --shard ...")
     mesh = init_device_mesh(device.type, (world,))
     for part in (*model.blocks, model): fully_shard(part, mesh=mesh)
     return model
@@ -1053,14 +1072,26 @@ def report(t:Trainer, row:dict, tokenizer, log:Log, draw:bool):
     log.track(lambda run: send(run, row, figures, read_rows(log.folder/"samples.jsonl")))
     if log.active: print(ROW.format(**row), flush=True)
 
+# %% ../nbs/04_train.ipynb #9bd741b5
+def as_options(
+    message:str, # of an error
+    options = ("preset", "out", "steps", "seed", "device", "resume", "wandb", "shard"), # of the command
+) -> str: # the message, as a command says it
+    "Spell the arguments in a message as options: `resume=True` as --resume, other settings as --set"
+    def option(found):
+        name, value = found.groups()
+        if name not in options: return f"--set {name}={value}" if value else found[0]
+        return " ".join((f"--{name.replace('_', '-')}", *[value]*(value not in (None, "True"))))
+    return re.sub(r"`(\w+)(?:=([^`]*))?`", option, message)
+
 # %% ../nbs/04_train.ipynb #e18565b1
 def command_line(f):
     "Run a command: mistakes of its user end in one sentence on stderr and exit status 1"
     sys.stdout.reconfigure(errors="replace")            # a terminal that lacks a character shows a question mark
     try: f()
     except BrokenPipeError: sys.stderr.close()          # the reader of our output has left
-    except OSError as e: sys.exit(f"tinyrope: {e.strerror if e.errno == errno.ENOSPC else e}")
-    except (ValueError, FloatingPointError) as e: sys.exit(f"tinyrope: {e}")
+    except OSError as e: sys.exit(f"tinyrope: {as_options(str(e.strerror if e.errno == errno.ENOSPC else e))}")
+    except (ValueError, FloatingPointError) as e: sys.exit(f"tinyrope: {as_options(str(e))}")
     except torch.OutOfMemoryError: sys.exit("tinyrope: the GPU's memory is full: add --set accumulate=2 (or 4, 8, ...), or --shard on several GPUs, and --resume")
     except KeyboardInterrupt: sys.exit("tinyrope: interrupted; the same command with --resume goes on from what was saved")
 
