@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from tinyrope.generation import newest_run
+from tinyrope.studies import SCALES, STUDIES, plan, run_study
 from tinyrope.train import train
 
 SMALL = dict(preset="smoke", device="cpu", steps=2)
@@ -50,3 +51,24 @@ def test_several_processes_agree_on_the_folder(run, here, environment):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tinyrope.train", *COMMAND[1:]]
     subprocess.run(command, cwd=here, env=environment, check=True, capture_output=True, timeout=300)
     assert [p.name for p in (here/"runs").iterdir() if any(p.iterdir())] == ["smoke-2"]
+
+
+def test_a_study_of_a_user_leaves_the_results_of_the_project_alone(here):
+    (here/"results").mkdir()
+    found = run_study("rope_base", "smoke", 2, folder=here/"runs"/"studies", device="cpu")
+    written = here/"runs"/"studies"/"results"/"study-rope_base-smoke.json"
+    assert json.loads(written.read_text())["rows"] == json.loads(json.dumps(found["rows"])) and not any((here/"results").iterdir())
+
+
+def test_names_of_runs_fit_into_the_paths_of_windows():
+    "260 characters in all: a name, what lies in its folder, and a home for the project"
+    for study in STUDIES:
+        for size in SCALES:
+            runs = plan(study, size, 3, "runs/studies")
+            names = [folder.name for _, folder in runs.values()]
+            assert max(map(len, names)) <= 100 and len(set(names)) == len({json.dumps([s, seed]) for (_, seed), (s, _) in runs.items()})
+
+
+def test_the_claims_say_where_their_results_lie(here):
+    from tinyrope.claims import claims_table
+    with pytest.raises(FileNotFoundError, match="git clone https://github.com/tinyrope/tinyrope"): claims_table()
