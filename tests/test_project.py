@@ -8,6 +8,7 @@ import tomllib
 
 import pytest
 from conftest import ROOT
+from links import leads_nowhere, links
 from packaging.specifiers import SpecifierSet
 from readme import ADDRESS, FIGURE, render
 from tinyrope.data import load_stories
@@ -123,3 +124,13 @@ def test_actions_are_pinned_by_hash(path):
     "A tag can be moved to other code; a hash cannot. The version that it stands for is named beside it"
     used = re.findall(r"uses: (.*)", path.read_text())
     assert used and all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", line) for line in used), used
+
+
+def test_links_into_the_site_and_the_repository_lead_somewhere():
+    assert [(page.name, target) for page, target in links() if leads_nowhere(page, target)] == []
+
+
+@pytest.mark.parametrize("target", ["no.html", "rope.html#no", "00_rope.ipynb#no", "12_none.ipynb", "#no", "https://tinyrope.github.io/tinyrope/train.html#no",
+                                    "https://github.com/tinyrope/tinyrope/blob/main/no.md", "nbs/images/readme.png"])
+def test_broken_links_are_found(target):
+    assert leads_nowhere(ROOT/"nbs"/"index.ipynb", target)
