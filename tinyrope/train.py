@@ -1079,9 +1079,10 @@ def as_options(
 ) -> str: # the message, as a command says it
     "Spell the arguments in a message as options: `resume=True` as --resume, other settings as --set"
     def option(found):
-        name, value = found.groups()
+        name, value = found[1], (found[2] or "").strip("'\"")
         if name not in options: return f"--set {name}={value}" if value else found[0]
-        return " ".join((f"--{name.replace('_', '-')}", *[value]*(value not in (None, "True"))))
+        option = f"--{name.replace('_', '-')}"
+        return option if value in ("", "True") else f"{option} {value}"
     return re.sub(r"`(\w+)(?:=([^`]*))?`", option, message)
 
 # %% ../nbs/04_train.ipynb #e18565b1
