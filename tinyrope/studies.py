@@ -75,7 +75,8 @@ def run_name(changes:dict, scale:Scale, seed:int) -> str:
     changed = {k: v for k, v in settings_of(changes, scale).items() if scale.base.get(k) != v}
     word = lambda v: Path(v).stem if isinstance(v, str) else f"{v:g}" if isinstance(v, float) else v
     name = "_".join((*(f"{k}={word(v)}" for k, v in sorted(changed.items())), f"seed={seed}"))
-    return name if len(name) < 200 else f"{name[-180:]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"       # a file's name has at most 255 bytes
+    if len(name) <= 100: return name            # paths have at most 260 characters on Windows
+    return f"{name[-80:]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 # %% ../nbs/07_studies.ipynb #aa140b7b
 def train_run(
@@ -146,7 +147,7 @@ def run_study(
     size:str = "nano", # a name in `SCALES`
     seeds:int = 3, # runs of each arm, at least 2
     folder:Path = Path("runs/studies"), # where runs are kept
-    out:Path = Path("results"), # where the result goes
+    out:Path|None = None, # where the result goes; None: results/ in `folder`
     device:str = "auto", # where to train and to measure
     minutes:float|None = None, # begin nothing after so many; None: as long as it takes
 ) -> dict: # the result
@@ -161,7 +162,7 @@ def run_study(
     about = provenance(f"tinyrope-study {study} --size {size} --seeds {seeds}" + " --web FILE"*(study == "web"), device=str(at), title=s.title, size=size, seeds=seeds,
                        base=SCALES[size].base, arms=changes, reference=s.reference or next(iter(changes)))
     result = about | s.together({arm: ModelConfig(**Run(place).config["model"]) for arm, (_, place) in first.items()}, at) | dict(rows=rows)
-    write_result(Path(out)/f"study-{study}-{size}.json", result)
+    write_result(Path(out or Path(folder)/"results")/f"study-{study}-{size}.json", result)
     return result
 
 # %% ../nbs/07_studies.ipynb #ee9ed6f4

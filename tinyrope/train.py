@@ -11,9 +11,9 @@ __all__ = ['Seed', 'PRESETS', 'PROMPTS', 'MAY_CHANGE', 'SMALLER', 'ROW', 'bits_p
            'make_tokenizer', 'prepare', 'stories_in', 'make_optimizers', 'Trainer', 'step_seed', 'use_bf16',
            'pick_device', 'own_gpu', 'processes', 'stop_on_request', 'matmul_rate', 'Log', 'start_tracker', 'send',
            'tell', 'draw_attention', 'draw_curves', 'fit', 'look', 'progress_bar', 'mean_over_ranks', 'any_rank',
-           'measure', 'finish', 'best_model', 'describe', 'check_same', 'open_folder', 'can_compile', 'compile_model',
-           'activation_bytes', 'memory_needed', 'memory_of', 'check_memory', 'train', 'make_trainer', 'shard_model',
-           'resume_command', 'run_training', 'last_good', 'report']
+           'measure', 'finish', 'best_model', 'default_folder', 'describe', 'check_same', 'open_folder', 'can_compile',
+           'compile_model', 'activation_bytes', 'memory_needed', 'memory_of', 'check_memory', 'train', 'make_trainer',
+           'shard_model', 'resume_command', 'run_training', 'last_good', 'report']
 
 # %% ../nbs/04_train.ipynb #d94b3d49
 import errno, hashlib, io, json, math, os, platform, secrets, shlex, shutil, signal, subprocess, sys, tempfile, time, warnings
@@ -41,6 +41,9 @@ from .data import (EMBEDDED, EOT, SHA256, Batches, TokenStore, _sha256, build_st
                            original_split, read_stories, split_stories, token_bytes, tokenizer_hash, train_bpe, write_whole)
 from .model import SIZES, ModelConfig, Transformer, count_parameters, decode, flops_per_token
 from .settings import Count, Settings, Share, Text, checked, number, optional, whole
+
+# %% ../nbs/04_train.ipynb #aec23840
+import re
 
 # %% ../nbs/04_train.ipynb #fb285618
 def bits_per_byte(
@@ -444,7 +447,7 @@ def processes():
     try: yield dist.get_rank(), dist.get_world_size()
     except RuntimeError as e:
         if not any(word in str(e) for word in ("gloo", "NCCL", "onnection")): raise
-        raise ConnectionError(f"another process of this run has ended: see its own error, then start all again with --resume ({str(e).splitlines()[0]})") from e
+        raise ConnectionError(f"another process of this run has ended: see its own error, then start all again with `resume=True` ({str(e).splitlines()[0]})") from e
     dist.destroy_process_group()
 
 # %% ../nbs/04_train.ipynb #47322998
@@ -676,6 +679,21 @@ def best_model(t:Trainer, folder:Path) -> tuple: # the model, in eval mode; SHA-
     load_weights(model, path, digest)
     return model.to(t.device).eval(), digest
 
+# %% ../nbs/04_train.ipynb #1579dd14
+def default_folder(
+    preset:str, # of the run
+    resume:bool = False, # whether to go on with a run
+    place:Path = Path("runs"), # where runs are
+) -> Path: # a free folder, or the newest run of the preset
+    "Choose the folder of a run that was given none"
+    if resume:
+        started = {p.parent: p.stat().st_mtime_ns for p in place.glob(f"{preset}*/config.json")
+                   if re.fullmatch(r"(-\d+)?", p.parent.name.removeprefix(preset))}
+        if started: return max(started, key=started.get)
+    folder, number = place/preset, 2
+    while os.path.lexists(folder): folder, number = place/f"{preset}-{number}", number + 1
+    return folder
+
 # %% ../nbs/04_train.ipynb #e8484b9d
 def describe(preset, model_config, config, tokenizer, train_store, valid_store, device, world) -> dict:
     "Collect all that defines a run"
@@ -795,11 +813,11 @@ def check_memory(
 @checked
 def train(
     preset:Text = "laptop", # a name in `PRESETS`
-    out:optional(Text) = None, # run folder; None: runs/ and the preset's name
+    out:optional(Text) = None, # run folder; None: `default_folder`
     steps:optional(Count) = None, # instead of the preset's
     seed:Seed = 0, # of weights, order and dropout
     device:Text = "auto", # "cpu", "cuda", "mps"
-    resume:bool = False, # go on with the run in `out`, if there is one
+    resume:bool = False, # go on with the run in `out`, or the newest of the preset, if there is one
     wandb:Literal["disabled", "offline", "online"] = "disabled", # Weights & Biases
     shard:bool = False, # spread the model over the processes of torchrun (FSDP), instead of a copy in each
     **overrides, # fields of `ModelConfig` or `TrainConfig`
@@ -807,7 +825,7 @@ def train(
     "Train a model and return its run. Raises ValueError, FileNotFoundError or FileExistsError that say what to do"
     if steps is not None: overrides["steps"] = steps
     model_config, config = configure(preset, seed=seed, **overrides)
-    with processes() as (rank, world), sole_writer(out or f"runs/{preset}", resume) as folder:
+    with processes() as (rank, world), sole_writer(out or default_folder(preset, resume), resume) as folder:
         device = pick_device(device)
         check_memory(model_config, config, device, world, shard)
         tokenizer, train_store, valid_store = prepare(config, model_config.vocab_size)
@@ -839,7 +857,7 @@ def shard_model(model:Transformer, device, world:int) -> Transformer:
     "Shard a model over the processes (FSDP2; Zhao et al. 2023). Raises ValueError without torchrun"
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
-    if not dist.is_initialized(): raise ValueError("--shard spreads a model over processes: start them with torchrun --nproc-per-node N -m tinyrope.train --shard ...")
+    if not dist.is_initialized(): raise ValueError("`shard=True` spreads a model over processes: start them with torchrun --nproc-per-node N -m tinyrope.train --shard ...")
     mesh = init_device_mesh(device.type, (world,))
     for part in (*model.blocks, model): fully_shard(part, mesh=mesh)
     return model
