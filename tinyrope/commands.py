@@ -234,7 +234,7 @@ def study_command(
     size:Text = "nano", # nano (minutes of CPU a run) or full (a GPU)
     seeds:whole(2, 1000) = 3, # runs of each arm
     folder:Text = "runs/studies", # where runs are kept
-    out:Text = "results", # where results go
+    out:Text = None, # where results go (default: results/ in the folder of runs)
     device:Text = "auto", # auto, cpu, cuda or mps
     minutes:number(0, 10**6) = None, # begin no run after so many minutes; the same command goes on later
     web:Text = None, # web text for the study `web`: a .txt, .jsonl or .parquet file, or a corpus on the hub
