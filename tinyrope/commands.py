@@ -243,7 +243,7 @@ def study_command(
     from tinyrope.studies import STUDIES
     outlive_reader()
     for name in STUDIES if study == "all" else [study]:
-        one_study(name, size, seeds, Path(folder), Path(out), device, minutes, web)
+        one_study(name, size, seeds, Path(folder), out and Path(out), device, minutes, web)
 
 def one_study(name, size, seeds, folder, out, device, minutes, web):
     "Run a study and print its table. Raises ValueError without web text where it is needed"
