@@ -40,7 +40,7 @@ def repeat_kv(
 def attention_weights(
     q:Tensor, # (batch, n_heads, query, head_dim) queries
     k:Tensor, # (batch, n_kv_heads, key, head_dim) keys
-    mask:Tensor|None = None, # bool (True: may look) or float (added), broadcastable to (batch, n_heads, query, key); None: causal
+    mask:Tensor|None = None, # bool (True: may look) or float (added), broadcast to the weights; None: causal
 ) -> Tensor: # (batch, n_heads, query, key) rows that sum to 1, or to 0 where a query may look nowhere
     "Compute softmax(QKᵀ/√head_dim) under `mask`; the softmax is taken in fp32"
     if mask is None: mask = causal_mask(q.shape[-2], k.shape[-2], q.device)
