@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+import torch
 from tinyrope.ledger import cpu_name, hardware, versions
 
 WARM_UP = 2         # rounds that are not counted
@@ -30,16 +31,21 @@ def build(builders):
     return built
 
 
-def take_turns(candidates, rounds, inputs=tuple, wait=lambda: None):
+def wait(device):
+    "Wait until a device has done all that it was given: work for a GPU is only queued when a call returns"
+    if device.type in ("cuda", "mps"): getattr(torch, device.type).synchronize()
+
+
+def take_turns(candidates, rounds, inputs=tuple, device=torch.device("cpu")):
     "Time candidates in turns, in a round all with the same inputs; one that returns a float has timed itself"
     seconds = {name: [] for name in candidates}
     for r in range(WARM_UP + rounds):
         arguments = inputs()
         for name, run in candidates.items():
-            wait()
+            wait(device)
             start = time.perf_counter()
             own = run(*arguments)
-            wait()
+            wait(device)
             elapsed = time.perf_counter() - start
             if r >= WARM_UP: seconds[name].append(own if isinstance(own, float) else elapsed)
     return seconds

@@ -4,7 +4,7 @@ from dataclasses import replace
 from statistics import median
 
 import torch
-from gpu_speed import wait
+from common import wait
 from tinyrope.attention import cache_bytes
 from tinyrope.model import SIZES, Transformer, decode, new_cache
 

@@ -7,7 +7,7 @@ from functools import partial
 from statistics import median
 
 import torch
-from common import show
+from common import show, wait
 from tinyrope import model as own
 from tinyrope.data import Batches
 from tinyrope.model import ModelConfig, Transformer
@@ -19,9 +19,6 @@ from training import LIBRARIES, PRODUCT, SHAPES, Step, as_claimed, measure, plai
 ROUNDS = 15
 KINDS = {"attention": r"flash|fmha|attention|sdpa", "optimizer and clipping": r"adam|multi_tensor|foreach|lerp|clip|norm_cleanup", "copies": r"memcpy|memset|copy_",
          "products": r"gemm|nvjet|cutlass|xmma|cublas|\bmm\b|addmm|bmm|mkl", "compiled: norms, activations, loss, casts": r"triton|cpp_fused"}       # the first that fits counts
-
-
-def wait(device): return torch.cuda.synchronize() if device.type == "cuda" else None
 
 
 def seconds(f, device, rounds=ROUNDS):

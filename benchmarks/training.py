@@ -160,7 +160,7 @@ def measure(c, batch, device, rounds, libraries=LIBRARIES):
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
     torch.manual_seed(SEED)         # whatever was built
     checked = check(steps, c, *tokens())
-    seconds = take_turns(steps | {PRODUCT: multiply}, rounds, tokens, torch.cuda.synchronize if device.type == "cuda" else lambda: None)
+    seconds = take_turns(steps | {PRODUCT: multiply}, rounds, tokens, device)
     machine = compare({PRODUCT: seconds.pop(PRODUCT)}, None, flops=operations)[PRODUCT]
     machine["best_flops_per_second"] = operations/min(machine["seconds"])
     rows = compare(seconds, PEER, tokens=batch*c.seq_len)

@@ -6,6 +6,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FIGURE = "nbs/images/readme.png"
+ADDRESS = "https://raw.githubusercontent.com/tinyrope/tinyrope/main/"       # the README is shown where the picture is not, too
+
+
+def option(cell, name):
+    "Return an option of a cell, or None"
+    found = re.search(rf'^#\| {name}: "(.*)"$', "".join(cell["source"]), re.MULTILINE)
+    return found and found[1]
 
 
 def render():
@@ -19,8 +26,9 @@ def render():
                 if "text/markdown" in data: parts.append("".join(data["text/markdown"]))
                 if "image/png" in data:
                     picture = base64.b64decode(data["image/png"])
-                    caption = re.search(r'fig-cap: "(.*)"', "".join(cell["source"])).group(1)
-                    parts.append(f"![{caption}]({FIGURE})\n\n*{caption}*")
+                    caption = option(cell, "fig-cap")
+                    alternative = option(cell, "fig-alt") or caption
+                    parts.append(f"![{alternative}]({ADDRESS}{FIGURE})\n\n*{caption}*")
     return "\n\n".join(parts) + "\n", picture
 
 

@@ -29,6 +29,17 @@ def gpu(environment, folder, *arguments):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.parametrize("name, waits", [("cuda", True), ("mps", True), ("cpu", False)])
+def test_the_clock_waits_for_the_device(monkeypatch, name, waits):
+    "A GPU's calls return before their work is done: before and after each candidate the clock waits for it"
+    monkeypatch.syspath_prepend(str(ROOT/"benchmarks"))
+    from common import take_turns
+    events = []
+    for device in (torch.cuda, torch.mps): monkeypatch.setattr(device, "synchronize", lambda: events.append("wait"))
+    take_turns({"candidate": lambda: events.append("work")}, 1, device=torch.device(name))
+    assert events == (["wait", "work", "wait"]*3 if waits else ["work"]*3)
+
+
 def result(folder, stage): return json.loads((folder/"results"/f"gpu-{stage}.json").read_text())
 
 

@@ -1,4 +1,5 @@
 """The interactive attention page, in a browser: what it shows is what the model computes."""
+import os
 import re
 import shutil
 
@@ -10,20 +11,24 @@ from tinyrope.attention_page import page_stories, write_attention_page
 from tinyrope.eval_attention import attention_maps, encode, names_of
 from tinyrope.train import Run
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[browser]'")
+REQUIRED = os.environ.get("TINYROPE_REQUIRE_BROWSER") == "1"        # as in continuous integration: nothing is skipped
+if not REQUIRED: pytest.importorskip("selenium", reason="selenium is not installed: pip install -e '.[browser]'")
+from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium or chrome, and chromedriver")
+NEEDS = "needs chromium or chrome, and chromedriver"
+pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER or REQUIRED), reason=NEEDS)
 PAGE = ROOT/"nbs"/"attention-map.html"
 KEPT = 1/255 + 1e-3         # 8 bits, and the one decimal of a percentage
 
 
 @pytest.fixture(scope="module")
 def driver():
+    assert BROWSER and DRIVER, NEEDS
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1100"): options.add_argument(argument)

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 BIN = Path(sys.executable).parent
@@ -127,9 +128,9 @@ def test_a_process_that_dies_ends_the_others(tmp_path, environment):
     folder = tmp_path/"run"
     process = start(environment, *TWO, *LONG, "--set", "batch_size=8", "--out", str(folder))
     until(lambda: last(folder), process)
-    workers = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout.split()
+    workers = psutil.Process(process.pid).children()
     assert len(workers) == 2
-    os.kill(int(workers[1]), signal.SIGKILL)
+    workers[1].kill()
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0 and "another process of this run has ended" in errors, errors
 

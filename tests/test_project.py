@@ -8,7 +8,10 @@ import tomllib
 
 import pytest
 from conftest import ROOT
-from readme import FIGURE, render
+from links import leads_nowhere, links
+from packaging.specifiers import SpecifierSet
+from readme import ADDRESS, FIGURE, render
+from tinyrope.data import load_stories
 
 PROJECT = tomllib.loads((ROOT/"pyproject.toml").read_text(encoding="utf-8"))
 
@@ -71,3 +74,63 @@ def test_imports_stand_in_cells_of_their_own(notebook):
         if cell["cell_type"] != "code": continue
         kinds = {isinstance(line, ast.Import | ast.ImportFrom) for line in ast.parse("".join(cell["source"])).body}
         assert kinds != {True, False}, (cell["id"], "".join(cell["source"])[:200])
+
+
+README = (ROOT/"README.md").read_text(encoding="utf-8")
+WORKFLOWS = sorted((ROOT/".github"/"workflows").glob("*.yaml"))
+
+
+def test_readme_installs_the_torch_that_constraints_keep():
+    "The CPU build of another version would be replaced by the pinned one, with all of CUDA"
+    pin = re.search(r"^torch==(\S+)$", (ROOT/"constraints.txt").read_text(), re.MULTILINE)[1]
+    line, = re.findall(r"^pip install torch.*$", README, re.MULTILINE)
+    assert line == f"pip install torch=={pin} --index-url https://download.pytorch.org/whl/cpu"
+    assert SpecifierSet(f"=={pin}").contains(f"{pin}+cpu")
+
+
+def test_python_versions_are_those_that_are_tested():
+    tested = re.findall(r'"(3\.\d+)"', re.search(r"python: \[(.*)\]", (ROOT/".github"/"workflows"/"test.yaml").read_text())[1])
+    named = [c.rsplit(" ", 1)[1] for c in PROJECT["project"]["classifiers"] if re.search(r"3\.\d+$", c)]
+    said = re.search(r"with Python (.*):$", README, re.MULTILINE)[1]
+    assert tested == named == re.findall(r"3\.\d+", said) and "3.14" in tested
+
+
+def test_lines_of_the_readme_work_in_every_shell():
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) > 5 and not any(re.search(r"&&|\\$", block, re.MULTILINE) for block in blocks)
+
+
+def test_pictures_of_the_readme_are_found_from_anywhere():
+    assert re.findall(r"!\[.*?\]\((.*?)\)", README) == [ADDRESS + FIGURE]
+
+
+def test_data_say_whose_they_are_and_what_was_changed():
+    "What CDLA-Sharing 1.0 asks for in 3.1, and the licence of the weights; all of it is packed"
+    assets = ROOT/"tinyrope"/"assets"
+    notice = " ".join((assets/"NOTICE.txt").read_text().split())
+    counts = [len(load_stories(split)) for split in ("train", "valid", "test")]
+    assert "{:,} stories of its training texts, and {:,} and {:,} of the validation".format(*counts) in notice
+    assert all(word in notice for word in ("Eldan", "HAVE BEEN CHANGED", "Sharing - Version 1.0", "roneneldan/TinyStories"))
+    ours = {"attention.html", "tinystories-sources.tsv", "NOTICE.txt", "bundled"}
+    kept = {f.name for f in assets.iterdir() if not f.name.startswith(("LICENSE", "."))}
+    assert all(name in notice for name in kept - ours), kept
+    assert "license: apache-2.0" in (assets/"bundled"/"README.md").read_text()
+    packed = [f.name for pattern in PROJECT["project"]["license-files"] for f in ROOT.glob(pattern)]
+    assert {"LICENSE", "NOTICE", "NOTICE.txt", "LICENSE-gpt2.txt", "LICENSE-CDLA-Sharing-1.0.txt"} == set(packed)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_actions_are_pinned_by_hash(path):
+    "A tag can be moved to other code; a hash cannot. The version that it stands for is named beside it"
+    used = re.findall(r"uses: (.*)", path.read_text())
+    assert used and all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", line) for line in used), used
+
+
+def test_links_into_the_site_and_the_repository_lead_somewhere():
+    assert [(page.name, target) for page, target in links() if leads_nowhere(page, target)] == []
+
+
+@pytest.mark.parametrize("target", ["no.html", "rope.html#no", "00_rope.ipynb#no", "12_none.ipynb", "#no", "https://tinyrope.github.io/tinyrope/train.html#no",
+                                    "https://github.com/tinyrope/tinyrope/blob/main/no.md", "nbs/images/readme.png"])
+def test_broken_links_are_found(target):
+    assert leads_nowhere(ROOT/"nbs"/"index.ipynb", target)

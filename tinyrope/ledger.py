@@ -58,7 +58,8 @@ def results_folder() -> Path:
     "Find `results/` from the root of the project or from its notebooks. Raises FileNotFoundError elsewhere"
     for place in (Path("results"), Path("../results")):
         if place.is_dir(): return place
-    raise FileNotFoundError("no folder results/ here: run this at the root of a checkout of tinyrope")
+    raise FileNotFoundError("no folder results/ here: the installed package has none, they lie in the repository. "
+                            "`git clone https://github.com/tinyrope/tinyrope`, and run this at its root")
 
 def read_result(
     name:str, # of a file in `results/`, without .json

@@ -11,10 +11,9 @@ __all__ = ['SCALES', 'STUDIES', 'ORIGINAL', 'OWN_SIZE', 'CURVES', 'ENCODINGS', '
            'loss_by_position', 'in_bins', 'packed', 'positions', 'probes', 'even_attention', 'at_depth', 'in_turns',
            'stepper', 'training_speed', 'kv_arms', 'decoding_speed', 'decoder', 'kv_speeds', 'by_share',
            'different_stories', 'power_law', 'law_at', 'by_corpus', 'on_web', 'upto', 'prepare_corpora',
-           'words_of_stories', 'first_token', 'main', 'one_study']
+           'words_of_stories', 'first_token']
 
 # %% ../nbs/07_studies.ipynb #cdb08685
-import argparse
 import contextlib
 import hashlib
 import json
@@ -33,7 +32,7 @@ from .data import EOT, load_stories, load_tokenizer, read_stories, split_stories
 from .eval_attention import SCORES, head_scores, name_pairs, probe, read_alike
 from .ledger import mean_interval, provenance, read_study, write_result
 from .model import SIZES, ModelConfig, Transformer, count_parameters, extend_context, new_cache
-from .train import PRESETS, Run, TrainConfig, can_compile, command_line, configure, evaluate_stories, make_optimizers, pick_device, texts_of, train, use_bf16
+from .train import PRESETS, Run, TrainConfig, can_compile, configure, evaluate_stories, make_optimizers, pick_device, texts_of, train, use_bf16
 
 # %% ../nbs/07_studies.ipynb #c16f9893
 @dataclass(frozen=True)
@@ -76,7 +75,8 @@ def run_name(changes:dict, scale:Scale, seed:int) -> str:
     changed = {k: v for k, v in settings_of(changes, scale).items() if scale.base.get(k) != v}
     word = lambda v: Path(v).stem if isinstance(v, str) else f"{v:g}" if isinstance(v, float) else v
     name = "_".join((*(f"{k}={word(v)}" for k, v in sorted(changed.items())), f"seed={seed}"))
-    return name if len(name) < 200 else f"{name[-180:]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"       # a file's name has at most 255 bytes
+    if len(name) <= 100: return name            # paths have at most 260 characters on Windows
+    return f"{name[-80:]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 # %% ../nbs/07_studies.ipynb #aa140b7b
 def train_run(
@@ -147,7 +147,7 @@ def run_study(
     size:str = "nano", # a name in `SCALES`
     seeds:int = 3, # runs of each arm, at least 2
     folder:Path = Path("runs/studies"), # where runs are kept
-    out:Path = Path("results"), # where the result goes
+    out:Path|None = None, # where the result goes; None: results/ in `folder`
     device:str = "auto", # where to train and to measure
     minutes:float|None = None, # begin nothing after so many; None: as long as it takes
 ) -> dict: # the result
@@ -162,7 +162,7 @@ def run_study(
     about = provenance(f"tinyrope-study {study} --size {size} --seeds {seeds}" + " --web FILE"*(study == "web"), device=str(at), title=s.title, size=size, seeds=seeds,
                        base=SCALES[size].base, arms=changes, reference=s.reference or next(iter(changes)))
     result = about | s.together({arm: ModelConfig(**Run(place).config["model"]) for arm, (_, place) in first.items()}, at) | dict(rows=rows)
-    write_result(Path(out)/f"study-{study}-{size}.json", result)
+    write_result(Path(out or Path(folder)/"results")/f"study-{study}-{size}.json", result)
     return result
 
 # %% ../nbs/07_studies.ipynb #ee9ed6f4
@@ -446,28 +446,3 @@ def first_token(run:Run) -> dict:
     return dict(first=np.array(probe(run.model, tokens, {})["first"]).mean(-1).tolist())
 
 STUDIES["masking"] = Study("Does it help to keep packed stories apart?", lambda scale, folder: {"off": {}, "on": dict(mask_stories=True)}, first_token)
-
-# %% ../nbs/07_studies.ipynb #c1fc0edc
-def main():
-    "tinyrope-study"
-    p = argparse.ArgumentParser("tinyrope-study", description="Train and measure the arms of a study; runs that are there already are kept.",
-                                epilog="Studies: " + "; ".join(f"{name}: {s.title}" for name, s in STUDIES.items()))
-    p.add_argument("study", metavar="NAME", help=f"one of {', '.join(STUDIES)}, or all")
-    p.add_argument("--size", default="nano", help="nano (minutes of CPU a run) or full (a GPU) (default: nano)")
-    p.add_argument("--seeds", type=int, default=3, help="runs of each arm (default: 3)")
-    p.add_argument("--folder", default="runs/studies", help="where runs are kept (default: runs/studies)")
-    p.add_argument("--out", default="results", help="where results go (default: results)")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    p.add_argument("--minutes", type=float, help="begin no run after so many minutes; the same command goes on later (default: as long as it takes)")
-    p.add_argument("--web", help="web text for the study `web`: a .txt, .jsonl or .parquet file, or a corpus on the hub such as fineweb-edu")
-    a = p.parse_args()
-    command_line(lambda: [one_study(name, a) for name in (STUDIES if a.study == "all" else [a.study])])
-
-def one_study(name, a):
-    "Run a study with the arguments of `main`, and print its table. Raises ValueError without web text where it is needed"
-    plan(name, a.size, a.seeds, a.folder)                      # wrong names end here
-    place = Path(a.folder)/a.size
-    if name == "web" and not a.web and not (place/"web-source.json").exists():
-        raise ValueError("the study 'web' needs web text: add --web FILE (.txt, .jsonl, .parquet), or --web fineweb-edu to read it from the hub")
-    prepare_corpora(place, base_model(SCALES[a.size]).vocab_size, a.web)
-    print(f"\n{STUDIES[name].title}\n\n{table(run_study(name, a.size, a.seeds, Path(a.folder), Path(a.out), a.device, a.minutes))}")
