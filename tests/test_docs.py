@@ -155,6 +155,17 @@ def test_paragraphs_are_not_left_in_a_row(site):
     assert not rows
 
 
+def test_definitions_are_documented_before_their_code(site):
+    "All of a cell, in its order"
+    for page in site.pages:
+        shown = [m[1] if (m := re.search(r"^show_doc\((?:\w+\.)*(\w+)\)$", text(c), re.M)) else c["id"] for c in page.cells]
+        for cell in page.source:
+            if "exports" not in options(cell): continue
+            names = [n.name for n in ast.parse(text(cell)).body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name in shown]
+            at = shown.index(cell["id"])
+            assert shown[at - len(names):at] == names, (page.name, cell["id"])
+
+
 def test_what_the_pages_ask_for_exists(site):
     settings = yaml.safe_load((site.folder/"_quarto.yml").read_text(encoding="utf-8"))
     asked = [settings["format"]["html"]["css"], *settings["metadata-files"], *settings["project"]["resources"]]
@@ -218,3 +229,13 @@ def test_a_name_is_documented_once(site):
     for page in site.pages:
         for name in documented(page): where.setdefault(name, []).append(page.name)
     assert not {name: pages for name, pages in where.items() if len(pages) > 1}
+
+
+def test_the_workflow_builds_proposals_and_publishes_main_only():
+    workflow = yaml.load((ROOT/".github"/"workflows"/"docs.yaml").read_text(encoding="utf-8"), yaml.BaseLoader)
+    assert {"push", "pull_request"} <= workflow["on"].keys() and workflow["on"]["push"]["branches"] == ["main"]
+    build, deploy = workflow["jobs"]["build"], workflow["jobs"]["deploy"]
+    assert "if" not in build and "github.ref == 'refs/heads/main'" in deploy["if"] and "!= 'pull_request'" in deploy["if"]
+    allowed = workflow["permissions"] | build.get("permissions", {})
+    assert "write" not in allowed.values(), "a proposal could publish"
+    assert all(re.search(r"@[0-9a-f]{40}$", step["uses"]) for job in (build, deploy) for step in job["steps"] if "uses" in step)
