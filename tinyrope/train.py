@@ -31,6 +31,7 @@ import torch.distributed as dist
 from fastcore.basics import patch
 from filelock import FileLock
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from .attention import document_ids, packed_mask
 from .checkpoint import (LOGS, Progress, Run, append_row, checked_best, config_hash,
@@ -80,7 +81,8 @@ def evaluate_stories(
     encoded = [[eot] + e.ids for e in tokenizer.encode_batch_fast(stories, add_special_tokens=False)]
     jobs = sorted((w for ids in encoded for w in windows(ids, model.config.seq_len)), key=lambda w: len(w[0]))
     model.eval()
-    nats = math.fsum(_window_nats(model, jobs[i:i+rows]) for i in range(0, len(jobs), rows))
+    bar = tqdm(range(0, len(jobs), rows), "scoring", leave=False, delay=2, disable=None)
+    nats = math.fsum(_window_nats(model, jobs[i:i+rows]) for i in bar)
     model.train(was_training)
     n_bytes, n = sum(len(s.encode()) for s in stories), sum(len(ids) - 1 for ids in encoded)
     return dict(loss=nats/n, perplexity=perplexity(nats/n), bits_per_byte=bits_per_byte(nats, n_bytes), bytes_per_token=n_bytes/n,
@@ -619,7 +621,6 @@ def look(t:Trainer, seen:list, bar) -> float: # norm of the last gradient
 # %% ../nbs/04_train.ipynb #17043377
 def progress_bar(t:Trainer):
     "A bar with time left on a terminal, nothing elsewhere"
-    from tqdm import tqdm
     return tqdm(total=t.steps, initial=t.progress.step, unit=" steps", disable=None if t.batches.rank == 0 else True, dynamic_ncols=True)
 
 def mean_over_ranks(x:Tensor) -> list:
