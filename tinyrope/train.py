@@ -884,10 +884,10 @@ def run_training(t:Trainer, folder:Path, tokenizer, valid_store, blocks, log:Log
     try:
         with stop_on_request() as stopped:
             done = fit(t, evaluate, record, lambda: save(t, folder, about), stopped, matmul_rate(t.device, torch.bfloat16 if t.bf16 else torch.float32))
-        if done and log.active: finish(t, folder, tokenizer, valid_store, log)
-        wait_for_all()                                  # the first process scores alone
     except FloatingPointError as e: raise FloatingPointError(f"{e}. {last_good(folder)}") from e
     finally: log.track(lambda run: run.finish())
+    if done and log.active: finish(t, folder, tokenizer, valid_store, log)
+    wait_for_all()                                      # the first process scores alone
     return done
 
 def last_good(folder:Path) -> str:
