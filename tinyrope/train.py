@@ -594,15 +594,18 @@ def make_optimizers(
     c:TrainConfig, # which optimizer, rates and decay
 ) -> list: # of torch optimizers
     "Make the optimizers of a run"
-    matrix = lambda name, p: p.ndim == 2 and name.startswith("blocks")
-    named = list(model.named_parameters())
-    matrices, rest = [p for n, p in named if matrix(n, p)], [p for n, p in named if not matrix(n, p)]
+    matrices, rest = [], []
+    for name, p in model.named_parameters():
+        (matrices if p.ndim == 2 and name.startswith("blocks") else rest).append(p)
     groups = [dict(params=rest, weight_decay=c.weight_decay if c.decay_all else 0.)]
     if c.optimizer == "adamw": groups.append(dict(params=matrices, weight_decay=c.weight_decay))
     adamw = torch.optim.AdamW(groups, lr=c.learning_rate, betas=(.9, c.beta2), fused=True)
-    for p in (p for group in adamw.param_groups for p in group["params"]):          # its state from the start, so that a checkpoint has where to go
-        adamw.state[p] = dict(step=torch.zeros((), device=p.device), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
-    return [adamw] if c.optimizer == "adamw" else [Muon(matrices, c.muon_learning_rate, weight_decay=c.weight_decay), adamw]
+    for p in (p for group in adamw.param_groups for p in group["params"]):
+        # its state from the start, so that a checkpoint has where to go
+        adamw.state[p] = dict(step=torch.zeros((), device=p.device), exp_avg=torch.zeros_like(p),
+                              exp_avg_sq=torch.zeros_like(p))
+    if c.optimizer == "adamw": return [adamw]
+    return [Muon(matrices, c.muon_learning_rate, weight_decay=c.weight_decay), adamw]
 
 # %% ../nbs/04_train.ipynb #dec79d44
 class Trainer:
@@ -614,9 +617,11 @@ class Trainer:
         steps:int, # how many steps the schedule has
     ):
         self.model, self.batches, self.config, self.steps = model, batches, config, steps
-        self.device, self.optimizers, self.progress = next(model.parameters()).device, make_optimizers(model, config), Progress()
+        self.device, self.progress = next(model.parameters()).device, Progress()
+        self.optimizers = make_optimizers(model, config)
         self.rates = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
-        self.parallel = nn.parallel.DistributedDataParallel(model) if dist.is_initialized() and not is_sharded(model) else None
+        copies = dist.is_initialized() and not is_sharded(model)
+        self.parallel = nn.parallel.DistributedDataParallel(model) if copies else None
         self.forward, self.bf16 = self.parallel or model, use_bf16(config, self.device)
         self.reader, self.ahead = ThreadPoolExecutor(1), {}
 
@@ -1129,21 +1134,33 @@ def train(
         return Run(folder)
 
 # %% ../nbs/04_train.ipynb #a0160bb7
-def make_trainer(model_config:ModelConfig, config:TrainConfig, store:TokenStore, device, rank:int = 0, world:int = 1, shard:bool = False) -> Trainer:
+def make_trainer(
+    model_config:ModelConfig, # the model
+    config:TrainConfig, # how to train it
+    store:TokenStore, # training tokens
+    device, # torch.device
+    rank:int = 0, # this process ...
+    world:int = 1, # ... of so many
+    shard:bool = False, # spread the model over them?
+) -> Trainer:
     "Make the model from the seed, and its trainer. Raises ValueError if batch, parts and processes do not fit"
     batches = Batches(store, config.batch_size, model_config.seq_len, config.seed, rank, world)
-    if config.batch_size % (world*config.accumulate):
-        raise ValueError(f"batch_size={config.batch_size} on {world} process(es) cannot be taken in {config.accumulate} equal parts: make it a multiple of {world*config.accumulate}")
+    if config.batch_size % (parts := world*config.accumulate):
+        raise ValueError(f"batch_size={config.batch_size} on {world} process(es) cannot be taken in "
+                         f"{config.accumulate} equal parts: make it a multiple of {parts}")
     steps = config.steps or max(1, int(config.epochs*batches.n_blocks/config.batch_size))
     torch.manual_seed(config.seed)
     model = Transformer(model_config)
-    return Trainer(shard_model(model, device, world) if shard else model.to(device), batches, config, steps)
+    model = shard_model(model, device, world) if shard else model.to(device)
+    return Trainer(model, batches, config, steps)
 
 def shard_model(model:Transformer, device, world:int) -> Transformer:
     "Shard a model over the processes (FSDP2; Zhao et al. 2023). Raises ValueError without torchrun"
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
-    if not dist.is_initialized(): raise ValueError("--shard spreads a model over processes: start them with torchrun --nproc-per-node N -m tinyrope.train --shard ...")
+    if not dist.is_initialized():
+        raise ValueError("--shard spreads a model over processes: start them with "
+                         "torchrun --nproc-per-node N -m tinyrope.train --shard ...")
     mesh = init_device_mesh(device.type, (world,))
     for part in (*model.blocks, model): fully_shard(part, mesh=mesh)
     return model
