@@ -147,7 +147,6 @@ def by_bytes(
 
 def scoring_bar():
     "Count scored windows on a terminal, nothing elsewhere"
-    from tqdm import tqdm
     return tqdm(total=0, desc="scoring", unit=" windows", disable=None, leave=False)
 
 # %% ../nbs/04_train.ipynb #18b5fb15
@@ -848,6 +847,7 @@ MAY_CHANGE = ("accumulate", "keep_every")         # between a run and its contin
 def check_same(folder:Path, about:dict):
     "Raise ValueError if the run in the folder was started with other settings or data"
     old = read_config(folder/"config.json")
+    check_draws(old, about)
     for part, kind in (("model", ModelConfig), ("train", TrainConfig)):
         try: then = asdict(kind(**old[part]))                   # a setting younger than the run has its default
         except (TypeError, ValueError) as e: raise ValueError(f"{folder/'config.json'} is of another version, or damaged ({e}): give another --out") from e
