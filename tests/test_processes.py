@@ -3,6 +3,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +47,17 @@ def until(true, process, seconds=120):
     "Wait until `true()`, or the process has ended"
     deadline = time.time() + seconds
     while process.poll() is None and time.time() < deadline and not true(): time.sleep(.0005)
+
+
+def children(process):
+    "The processes that a process has started, in the order of their numbers"
+    return sorted(child.pid for child in psutil.Process(process.pid).children())
+
+
+def alive(pid):
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    return True
 
 
 def last(folder): return (folder/"last").read_text() if (folder/"last").exists() else None
@@ -128,9 +140,9 @@ def test_a_process_that_dies_ends_the_others(tmp_path, environment):
     folder = tmp_path/"run"
     process = start(environment, *TWO, *LONG, "--set", "batch_size=8", "--out", str(folder))
     until(lambda: last(folder), process)
-    workers = psutil.Process(process.pid).children()
+    workers = children(process)
     assert len(workers) == 2
-    workers[1].kill()
+    os.kill(workers[1], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0 and "another process of this run has ended" in errors, errors
 
@@ -139,3 +151,51 @@ def test_the_same_seed_gives_the_same_log(one, tmp_path, environment):
     "The same seed gives the same metrics.jsonl, byte for byte but for the times"
     complete(environment, *ONE, *SHORT, "--out", str(tmp_path/"again"))
     assert log(tmp_path/"again") == log(one)
+
+
+@pytest.mark.parametrize("more", [[], ["--resume"]], ids=["new", "resumed"])
+def test_of_two_started_at_once_one_is_refused(one, tmp_path, environment, more):
+    folder = tmp_path/"run"
+    if more: shutil.copytree(one, folder)
+    for name in ("last", "best", "model.safetensors", "result.json"): (folder/name).unlink(missing_ok=True)
+    shutil.rmtree(folder/"checkpoints", ignore_errors=True)
+    both = [start(environment, *ONE, *SHORT, "--out", str(folder), *more) for _ in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1], errors
+    ran, refused = both if both[1].returncode else both[::-1]
+    error = errors[both.index(refused)]
+    assert f"{folder} is being written by process {ran.pid} on" in error or "holds a run already" in error and not more, error
+    assert "Traceback" not in error and log(folder) == log(one)
+
+
+def test_workers_whose_torchrun_was_killed_hold_their_run_and_stop(one, tmp_path, environment):
+    folder = tmp_path/"run"
+    again = [*ONE, *SHORT, "--out", str(folder), "--resume"]
+    process = start(environment, *TWO, *SHORT, "--out", str(folder))
+    until(lambda: last(folder), process)
+    workers = children(process)
+    for pid in workers: os.kill(pid, signal.SIGSTOP)            # they shall not end before we look
+    process.kill()
+    process.wait()
+    refused = subprocess.run(again, env=environment, capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 1 and re.search(rf"is being written by process ({workers[0]}|{workers[1]}) on", refused.stderr), refused.stderr
+    for pid in workers: os.kill(pid, signal.SIGCONT)
+    deadline = time.time() + 60
+    while any(map(alive, workers)) and time.time() < deadline: time.sleep(.1)
+    assert not any(map(alive, workers)) and 0 < int(last(folder).split("-")[1]) < 60
+    complete(environment, *again)
+    assert sum(curve(folder), []) == pytest.approx(sum(curve(one), []), abs=1e-5)
+
+
+def test_no_process_leaves_before_the_run_is_scored(tmp_path, environment):
+    code = ("import sys, time, tinyrope.train as t\n"
+            "real = t.evaluate_stories\n"
+            "def slow(*args):\n"
+            "    time.sleep(3)\n"
+            "    return real(*args)\n"
+            "t.evaluate_stories = slow\n"
+            "run = t.train('smoke', out=sys.argv[1], device='cpu', steps=2, eval_blocks=4, max_stories=60, shard=True)\n"
+            "print('score', round(run.result['loss'], 3))\n")
+    (tmp_path/"two.py").write_text(code)
+    printed = complete(environment, *TWO[:-2], str(tmp_path/"two.py"), str(tmp_path/"run"))
+    assert printed.count("score ") == 2
