@@ -11,7 +11,7 @@ __all__ = ['NUMBER', 'CONFIG', 'LOGS', 'WRITTEN', 'TEMPORARY', 'CHECKPOINT', 'UN
            'check_folder', 'take_lock', 'locked', 'end_with_parent', 'heard_from_first', 'sole_writer', 'wait_for_all',
            'Progress', 'read_progress', 'optimizer_tensors', 'tensor_bytes', 'weights_of', 'write_tensors',
            'read_state', 'is_sharded', 'save_sharded', 'first_error', 'save_checkpoint', 'seal', 'sealed_rows',
-           'rows_to_seal', 'unlisted', 'damage', 'whole', 'newest_checkpoint', 'lines_of', 'read_rows', 'set_aside',
+           'rows_to_seal', 'unlisted', 'damage', 'is_whole', 'newest_checkpoint', 'lines_of', 'read_rows', 'set_aside',
            'salvage', 'changed_rows', 'what_changed', 'numbers', 'restore_rows', 'load_weights', 'merge_weights',
            'pointed', 'Run', 'pack', 'save', 'point', 'validation_losses', 'checked_best', 'clear_away', 'restore']
 
@@ -489,7 +489,7 @@ def damage(
     except (OSError, ValueError) as e: return str(e)
     return ""
 
-def whole(
+def is_whole(
     checkpoint:Path, # a checkpoint
 ) -> bool:
     "Tell whether a checkpoint has all its files, with the right checksums"

@@ -6,8 +6,8 @@ Docs: https://tinyrope.github.io/tinyrope/model.html.md"""
 
 # %% auto #0
 __all__ = ['Position', 'Heads', 'Dropped', 'SIZES', 'SwiGLU', 'GELUMLP', 'ModelConfig', 'default_hidden_dim', 'check_shape',
-           'make_norm', 'Block', 'chunked_cross_entropy', 'Transformer', 'restore', 'initialise', 'new_cache', 'decode',
-           'extend_context', 'count_parameters', 'flops_per_token']
+           'make_norm', 'Block', 'chunked_cross_entropy', 'Transformer', 'tie_and_tabulate', 'initialise', 'new_cache',
+           'decode', 'extend_context', 'count_parameters', 'flops_per_token']
 
 # %% ../nbs/02_model.ipynb #ecda7fd0
 import math
@@ -201,8 +201,8 @@ class Transformer(nn.Module):
         self.head = nn.Linear(c.dim, c.vocab_size, bias=c.bias)
         if c.position == "learned": self.positions = nn.Embedding(c.seq_len, c.dim)
         initialise(self)
-        restore(self)
-        self.register_load_state_dict_post_hook(restore)
+        tie_and_tabulate(self)
+        self.register_load_state_dict_post_hook(tie_and_tabulate)
 
 # %% ../nbs/02_model.ipynb #6b2dd7e5
 @patch
@@ -237,7 +237,7 @@ def tables(self:Transformer,
     return dict(zip(("cos", "sin"), rope_tables(n, freqs if device is None else freqs.to(device), start, scale)))
 
 # %% ../nbs/02_model.ipynb #70633442
-def restore(
+def tie_and_tabulate(
     model:Transformer, # has been made, moved or loaded
     _=None, # what PyTorch tells those who wait for the end of loading
 ):
@@ -252,7 +252,7 @@ def restore(
 @patch
 def _apply(self:Transformer, fn, recurse=True):
     nn.Module._apply(self, fn, recurse)
-    restore(self)
+    tie_and_tabulate(self)
     return self
 
 # %% ../nbs/02_model.ipynb #7ccc20ba
@@ -347,7 +347,7 @@ def extend_context(
     longer = deepcopy(model)
     longer.config = replace(c, seq_len=int(c.seq_len*factor), rope_method=method, rope_factor=factor)
     longer._warned = False
-    restore(longer)
+    tie_and_tabulate(longer)
     return longer
 
 # %% ../nbs/02_model.ipynb #20143b44

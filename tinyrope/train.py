@@ -115,11 +115,6 @@ def rows_at_once(
     logits, most = (2**28, 128) if next(model.parameters()).is_cuda else (2**26, 32)   # in numbers
     return max(1, min(most, logits // (model.config.seq_len*model.config.vocab_size)))
 
-def perplexity(loss:float) -> float:
-    "e to the loss; infinite where that is no number that fits"
-    try: return math.exp(loss)
-    except OverflowError: return math.inf
-
 def _window_nats(model, jobs):
     "Total nats of the unscored targets of some windows, padded to one length"
     device, pad = next(model.parameters()).device, nn.utils.rnn.pad_sequence
