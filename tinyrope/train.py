@@ -979,7 +979,6 @@ def train(
         blocks = eval_blocks(valid_store, t.batches.seq_len, config.eval_blocks)
         compile_model(t)
         open_folder(folder, about, tokenizer, rank)
-        check_draws(Run(folder).config, about)
         log = Log(folder, rank == 0, start_tracker(folder, wandb, about) if rank == 0 and wandb != "disabled" else None)
         if not run_training(t, folder, tokenizer, valid_store, blocks, log, about, wandb != "disabled") and rank == 0:
             print(f"stopped at step {t.progress.step}, saved; to go on:\n{resume_command(preset, folder, seed, device, wandb, world, shard, overrides)}")
