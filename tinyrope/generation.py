@@ -171,13 +171,12 @@ def allowed_first(
     prompt:str, # how the story begins
 ) -> Tensor: # (vocab_size,) True for tokens that may follow
     "Find the tokens that may come first: those that begin with a space if the prompt ends with one, else all"
-    allowed = torch.ones(model.config.vocab_size, dtype=torch.bool)
-    if not prompt.endswith(" "): return allowed
+    n = model.config.vocab_size
+    if not prompt.endswith(" "): return torch.ones(n, dtype=torch.bool)
     before = tokenizer.encode("a", add_special_tokens=False).ids            # some tokenizers drop a space that begins a text
-    after = [t.removeprefix("a") for t in tokenizer.decode_batch([before + [i] for i in range(tokenizer.get_vocab_size())])]
-    spaced = torch.tensor([t.startswith(" ") for t in after])
-    if spaced.any(): allowed[:] = False; allowed[:len(spaced)] = spaced
-    return allowed
+    after = tokenizer.decode_batch([before + [i] for i in range(n)])
+    spaced = torch.tensor([text.removeprefix("a").startswith(" ") for text in after])
+    return spaced if spaced.any() else ~spaced
 
 # %% ../nbs/06_generation.ipynb #139b4c36
 METHODS = ("linear", "ntk", "yarn")
@@ -193,7 +192,7 @@ def room_for(
     if extend is not None and (extend not in METHODS or c.position != "rope"):
         raise ValueError(f"extend must be one of {METHODS}, for a model with rotary positions, got {extend!r} and position={c.position!r}")
     if n_prompt >= c.seq_len and not extend:
-        raise ValueError(f"the prompt has {n_prompt - 1} tokens, the context only {c.seq_len}: shorten the prompt, or extend the context (--extend yarn)")
+        raise ValueError(f"the prompt has {n_prompt - 1} tokens, the context only {c.seq_len}: shorten the prompt, or extend the context (extend='yarn')")
     if max_new_tokens is not None and max_new_tokens < 1: raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     return max_new_tokens or room(c.seq_len, n_prompt) - n_prompt
 
