@@ -25,7 +25,9 @@ CONFIGS = {"as claimed": SIZES["as_claimed"], "as coded": SIZES["as_coded"], "ll
            **{f"llama-shaped, {p}": replace(LLAMA, position=p) for p in ("alibi", "learned", "none")}}
 COMPILED = ("as claimed", "llama-shaped")            # the compiler takes most of a minute for each
 TIMES = r', "seconds": [^,]+|, "tokens_per_second": \d+|, "mfu": [^}]+'
-DETERMINISTIC = "import torch; torch.use_deterministic_algorithms(True); from tinyrope.train import main; main()"
+DETERMINISTIC = """import runpy, torch
+torch.use_deterministic_algorithms(True)
+runpy.run_module("tinyrope.train", run_name="__main__")"""
 
 
 def off(found, expected):

@@ -19,7 +19,10 @@ train("smoke", out="run", device="cpu", steps=20, eval_every=10, wandb="offline"
 
 
 def records(path):
-    "The records of a .wandb file, which has the format of LevelDB's log: blocks of 32 KiB, records in one or several parts"
+    """The records of a .wandb file, which has the format of LevelDB's log: blocks of 32 KiB, records in one or several parts.
+
+    Only wandb-core, written in Go, reads such files: the Python package (0.31) has no reader, public or not. The records
+    themselves are read by its own protocol buffers."""
     from wandb.proto.wandb_internal_pb2 import Record
     data, at, part = path.read_bytes(), 7, b""
     while at + 7 <= len(data):

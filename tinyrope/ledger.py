@@ -102,15 +102,16 @@ def mean_interval(
 
 # %% ../nbs/ledger.ipynb #1ee8e395
 def bootstrap(
-    values, # (n,) or (n, ...) one value a story
+    values, # (n,) or (n, ...) one value a story, at least two
     error:float = .05, # probability that the interval misses
     draws:int = 5000, # resamplings
     seed:int = 0, # of the resampling
 ): # mean, lower and upper end of the interval
-    "Mean over the first axis with its bootstrap interval"
-    values, rng = np.asarray(values), np.random.default_rng(seed)
-    means = np.stack([values[rng.integers(len(values), size=len(values))].mean(0) for _ in range(draws)])
-    return values.mean(0), *np.quantile(means, (error/2, 1 - error/2), axis=0)
+    "Mean over the first axis with its bootstrap interval (percentiles of the resampled means). Raises ValueError for fewer than two values"
+    from scipy.stats import bootstrap
+    values = np.asarray(values)
+    found = bootstrap((values,), np.mean, n_resamples=draws, batch=200, vectorized=True, confidence_level=1 - error, method="percentile", rng=seed)
+    return values.mean(0), *found.confidence_interval
 
 # %% ../nbs/ledger.ipynb #a912c0ca
 def permutation_p(

@@ -80,7 +80,7 @@ def _checker(kind):
 def _shown(value) -> str:
     "Show a value that may be of any kind and length"
     try: return _short.repr(value)
-    except Exception: return "something that cannot be shown"     # a number of more than 4,300 digits
+    except ValueError: return "something that cannot be shown"      # a number of more than 4,300 digits
 
 # %% ../nbs/settings.ipynb #1e233769
 def check(
@@ -88,7 +88,7 @@ def check(
     kind, # its annotation
     value, # given
 ): # the value
-    "Check a value against its declaration. Raises ValueError with what is allowed and what was given"
+    "Check a value against its declaration. Raises ValueError that says what is allowed"
     try: return _checker(kind).validate_python(value)
     except ValidationError:
         raise ValueError(f"{name} must be {allowed(kind)}, got {_shown(value)}") from None
@@ -96,7 +96,7 @@ def check(
 # %% ../nbs/settings.ipynb #6b908778
 @dataclass(frozen=True)
 class Settings:
-    "Base of frozen dataclasses whose fields declare what they may be. Raises ValueError for other values"
+    "Base of frozen dataclasses that check their fields. Raises ValueError for what was not declared"
     def __init_subclass__(cls):
         for name, kind in inspect.get_annotations(cls).items():
             try: allowed(kind)
@@ -113,7 +113,7 @@ def _declared(kind) -> bool:
     except TypeError: return False
 
 def checked(f):
-    "Check those arguments of a function whose annotations declare what they may be. Raises ValueError"
+    "Check the arguments of a function that declare what they may be. Raises ValueError"
     signature = inspect.signature(f)
     kinds = {p.name: p.annotation for p in signature.parameters.values() if _declared(p.annotation)}
 

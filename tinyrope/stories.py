@@ -12,7 +12,6 @@ __all__ = ['END', 'ADVERBS', 'SUBJECTS', 'ARTICLES', 'OPENS', 'MATCHING', 'THING
            'bits']
 
 # %% ../nbs/09_stories.ipynb #cb4bc39e
-import math
 import re
 from bisect import bisect_left
 from collections import Counter
@@ -73,14 +72,11 @@ def bleu(
     others:list, # texts it is compared with
     n:int = 4, # longest runs of words
 ) -> float: # 0 to 1
-    "Score a text against others: clipped precision of its runs, geometric mean, brevity penalty"
-    precisions, length = [], len(text.split())
-    for k in range(1, n + 1):
-        runs, known = Counter(ngrams(text, k)), Counter()
-        for other in others: known |= Counter(ngrams(other, k))
-        precisions.append(max((runs & known).total(), .1) / max(runs.total(), 1))
-    closest = min((len(o.split()) for o in others), key=lambda m: (abs(m - length), m))
-    return math.exp(min(0, 1 - closest/length)) * math.prod(precisions)**(1/n)
+    "Score a text against others: clipped precision of its runs, geometric mean, brevity penalty. Raises ValueError without sacrebleu"
+    try: from sacrebleu.metrics import BLEU
+    except ImportError as e: raise ValueError("BLEU needs sacrebleu: pip install sacrebleu") from e
+    metric = BLEU(lowercase=True, tokenize="none", smooth_method="floor", smooth_value=.1, max_ngram_order=n, effective_order=True)
+    return metric.sentence_score(" ".join(text.split()), [" ".join(o.split()) for o in others]).score / 100
 
 def self_bleu(
     texts:list, # at least two

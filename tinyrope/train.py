@@ -893,7 +893,7 @@ def activation_bytes(
     gpu:bool = False, # fused attention for masks and dropout
     bf16:bool = False, # matrix products in bf16
 ) -> float: # bytes for a token
-    "Estimate what the backward pass needs of a token: inputs of each product, queries, keys, values, both norms"
+    "Estimate what the backward pass needs of a token: what products and norms have read"
     hidden = c.hidden_dim*(4 if c.mlp == "swiglu" else 2)
     layer = 9*c.dim + 4*c.n_kv_heads*c.head_dim + hidden + (2*c.dim if c.dropout else 0)
     if not gpu and c.attention_dropout: layer += 3*c.n_heads*c.seq_len
@@ -915,20 +915,20 @@ def memory_needed(
     rows = max(1, config.batch_size // (world*config.accumulate))
     at_once = max(1024, c.seq_len)                         # rows of logits: a chunk in training, a context in evaluation
     return {"weights": 4*n/spread, "gradients": 4*n/spread, "optimizer": 8*n/spread,
-            "activations": rows*c.seq_len*activation_bytes(c, config, gpu, bf16),
+            "activations": rows*c.seq_len*activation_bytes(c, config, gpu, bf16)*(1 + 2/c.n_layers),
             "logits": 2*4*at_once*c.vocab_size}
 
 # %% ../nbs/04_train.ipynb #41d85060
-SMALLER = {"weights": "n_layers, dim or vocab_size", "activations": "batch_size (or accumulate larger), seq_len or n_layers",
-           "logits": "vocab_size or seq_len"}
+SMALLER = {"weights": "n_layers, dim or vocab_size", "logits": "vocab_size or seq_len",
+           "activations": "batch_size (or accumulate larger), seq_len or n_layers"}
 
 def memory_of(device) -> int: # bytes
     "Look up how much memory a device has; for the CPU, how much this process may use"
     if device.type == "cuda": return torch.cuda.get_device_properties(device).total_memory
     if device.type == "mps": return torch.mps.recommended_max_memory()
     import psutil
-    limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]      # of a container
-    found = [p.read_text().strip() for p in limits if p.exists()]
+    limits = (Path("/sys/fs/cgroup")/name for name in ("memory.max", "memory/memory.limit_in_bytes"))
+    found = [p.read_text().strip() for p in limits if p.exists()]       # of a container
     return min(psutil.virtual_memory().total, *(int(n) for n in found if n.isdigit()))
 
 def check_memory(
@@ -974,7 +974,6 @@ def train(
         blocks = eval_blocks(valid_store, t.batches.seq_len, config.eval_blocks)
         compile_model(t)
         open_folder(folder, about, tokenizer, rank)
-        check_draws(Run(folder).config, about)
         log = Log(folder, rank == 0, start_tracker(folder, wandb, about) if rank == 0 and wandb != "disabled" else None)
         if not run_training(t, folder, tokenizer, valid_store, blocks, log, about, wandb != "disabled") and rank == 0:
             print(f"stopped at step {t.progress.step}, saved; to go on:\n{resume_command(preset, folder, seed, device, wandb, world, shard, overrides)}")
