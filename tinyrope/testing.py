@@ -27,7 +27,7 @@ import tinyrope
 def one_thread_each(
     cells, # the cells that will be run, as nbdev passes them; not needed here
 ):
-    "Let the processes that `nbdev-test` starts compute with one thread each, unless the user has said otherwise"
+    "Let each process of `nbdev-test` compute with one thread, unless the user has said otherwise"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # %% ../nbs/testing.ipynb #6eee9fd3
@@ -67,8 +67,9 @@ class InOrder:
 def source_of(
     symbol, # a function or a class
 ) -> str:
-    "Find the source of `symbol`. Raises LookupError for a class that no module of the package defines"
-    if not inspect.isclass(symbol): return textwrap.dedent(inspect.getsource(inspect.unwrap(symbol)))
+    "Find the source of `symbol`. Raises LookupError for a class that no module here defines"
+    if not inspect.isclass(symbol):
+        return textwrap.dedent(inspect.getsource(inspect.unwrap(symbol)))
     for module in sorted(Path(tinyrope.__file__).parent.glob("*.py")):
         lines = module.read_text(encoding="utf-8").splitlines()
         for node in ast.parse("\n".join(lines)).body:
@@ -83,7 +84,7 @@ def up_to_body(
 ) -> list: # of lines
     "Take a definition up to its body"
     body = node.body[0]
-    last = lines[body.lineno - 1].encode()[:body.col_offset].decode().rstrip()      # the tree counts bytes
+    last = lines[body.lineno - 1].encode()[:body.col_offset].decode().rstrip()  # counted in bytes
     return lines[node.lineno - 1:body.lineno - 1] + [last]*bool(last)
 
 COMMAS = dict(subsequent_indent=" "*8, break_long_words=False, break_on_hyphens=False)
@@ -95,8 +96,9 @@ def break_line(
     "Break a line of code, in its comment or after its commas"
     if len(line) <= width: return [line]
     code, mark, comment = line.partition(" # ")
-    glued = re.sub(r"(?<=[^,\s]) ", "\0", code)                    # what follows no comma stays together
-    *before, last = [l.replace("\0", " ") for l in textwrap.wrap(glued, width - 27*bool(mark), **COMMAS)]
+    glued = re.sub(r"(?<=[^,\s]) ", "\0", code)            # what follows no comma stays together
+    parts = textwrap.wrap(glued, width - 27*bool(mark), **COMMAS)
+    *before, last = [part.replace("\0", " ") for part in parts]
     if not mark: return [*before, last]
     first, *more = textwrap.wrap(comment, max(width - len(last) - 3, 24))
     return [*before, f"{last} # {first}", *(" "*len(last) + f" # {l}" for l in more)]
@@ -107,8 +109,10 @@ def signature(
 ) -> str:
     "Cut the signature out of `source`"
     node, lines = ast.parse(source).body[0], source.splitlines()
-    inside = [n for n in node.body if isinstance(node, ast.ClassDef) and getattr(n, "name", "") == "__init__"]
-    return "\n".join(short for part in [node, *inside] for line in up_to_body(part, lines) for short in break_line(line, width))
+    inside = node.body if isinstance(node, ast.ClassDef) else []
+    made = [n for n in inside if getattr(n, "name", "") == "__init__"]
+    heads = [line for part in [node, *made] for line in up_to_body(part, lines)]
+    return "\n".join(short for line in heads for short in break_line(line, width))
 
 # %% ../nbs/testing.ipynb #46f5a4c3
 def fields_of(
@@ -120,10 +124,11 @@ def fields_of(
     lines, rows = source.splitlines(), ["| field | default | meaning |", "|------|----|----------|"]
     for node in ast.parse(source).body[0].body:
         if not isinstance(node, ast.AnnAssign): continue
-        kind, default = (part and ast.get_source_segment(source, part) for part in (node.annotation, node.value))
-        above = lines[node.lineno - 2].strip()                      # a comment may stand there, too
+        kind = ast.get_source_segment(source, node.annotation)
+        default = node.value and ast.get_source_segment(source, node.value)
+        above = lines[node.lineno - 2].strip()              # a comment may stand there, too
         meaning = said.get(node.end_lineno) or above.lstrip("# ")*above.startswith("#")
-        meaning = meaning.replace("|", r"\|")                       # in code, Pandoc takes it as it is
+        meaning = meaning.replace("|", r"\|")               # in code, Pandoc takes it as it is
         cells = f"`{node.target.id}:{kind}`", f"`{default}`" if default else "", meaning
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
