@@ -1073,7 +1073,7 @@ def run_training(
     except FloatingPointError as e: raise FloatingPointError(f"{e}; {last_good(folder)}") from e
     finally: log.track(lambda run: run.finish())
     if done and log.active: finish(t, folder, tokenizer, valid_store, log)
-    wait_for_all()                                      # the first process scores alone
+    if done: wait_for_all()                             # the first process scores alone
     return done
 
 def last_good(folder:Path) -> str:
