@@ -117,7 +117,7 @@ def advice_when_full(
         if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
         if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
         raise OSError(errno.ENOSPC, f"the disk is full: {what or path} was not written; the "
-                      "checkpoints before it are whole. Make room, then --resume") from e
+                      "checkpoints before it are whole. Make room, then go on with `resume=True`") from e
 
 def write_file(
     path:Path, # where the file shall be
@@ -200,7 +200,7 @@ def refuse_links(
     for path, fine in [(p, p.is_file()) for p in own] + [(p, p.is_dir()) for p in places]:
         if path.is_symlink() or path.exists() and not fine:
             raise ValueError(f"{path} is a link, or not what a run writes under this name: "
-                             "move it away, or give another --out")
+                             "move it away, or give another `out`")
 
 def check_folder(
     folder:Path, # where a run shall be
@@ -208,14 +208,14 @@ def check_folder(
 ):
     "Raise FileExistsError or ValueError if the folder holds something else, or a run not to resume"
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} exists and is not a run: give another --out")
+        raise FileExistsError(f"{folder} exists and is not a run: give another `out`")
     if (folder/"config.json").exists():
         read_config(folder/"config.json")
         if not resume:
-            raise FileExistsError(f"{folder} holds a run already: add --resume (resume=True) to go "
-                                  "on with it, or give another --out")
+            raise FileExistsError(f"{folder} holds a run already: add `resume=True` to go "
+                                  "on with it, or give another `out`")
     elif folder.exists() and any(f.name[0] != "." for f in folder.iterdir()):
-        raise FileExistsError(f"{folder} exists and is not a run: give another --out")
+        raise FileExistsError(f"{folder} exists and is not a run: give another `out`")
     refuse_links(folder)
 
 # %% ../nbs/checkpoint.ipynb #fef957a3
@@ -233,11 +233,11 @@ def take_lock(
         note = folder/".lock-holder"
         holder = note.read_text()[:200] if note.is_file() else "another process"
         raise FileExistsError(f"{folder} is being written by {holder}: wait until it ends or stop "
-                              "it, or give another --out") from e
+                              "it, or give another `out`") from e
     except OSError as e:
         if e.errno not in NO_LOCKS:
             raise OSError(f"{folder} cannot be written to ({e.strerror}): give another "
-                          "--out") from e
+                          "`out`") from e
         print(f"the file system of {folder} has no locks: start no second process in it")
     write_file(folder/".lock-holder", f"process {os.getpid()} on {platform.node()}")
     return lock

@@ -175,7 +175,7 @@ def generate_command(
     top_k:int = 0, # keep the k likeliest tokens; 0: all
     top_p:float = 1., # keep the likeliest tokens with this much probability
     min_p:float = 0., # keep tokens at least so likely, relative to the likeliest
-    repetition_penalty:float = 1., # above 1: avoid tokens already generated
+    repetition_penalty:float = 1., # above 1: avoid tokens read or generated
     max_new_tokens:whole(1) = None, # at most so many tokens (default: until the context is full)
     extend:Text = None, # linear, ntk or yarn: extend the context by this method if the story needs more
     seed:int = None, # the same seed tells the same story (default: another each time)
@@ -214,7 +214,7 @@ def tell_stories(prompt, name, sampling, max_new_tokens, extend, n, device):
 @command_line
 @checked
 def evaluate_command(
-    model:Text, # a run folder, 'bundled', a llama2.c .bin file, a Hugging Face model's folder, or hf:OWNER/NAME
+    model:Text, # a run folder, 'bundled', a llama2.c .bin file, a Hugging Face model's folder, or hf:OWNER/NAME[@REVISION]
     text:Text = None, # a text file of stories parted by <|endoftext|>
     split:Text = None, # instead of --text: valid or test, of the embedded corpus
     tokenizer:Text = None, # the tokenizer of a llama2.c model, e.g. tok512.bin

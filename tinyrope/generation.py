@@ -55,7 +55,7 @@ def keep_min_p(
 @dataclass(frozen=True)
 class Sampling(Settings):
     "How to choose the next token. Raises ValueError for values that make no sense"
-    repetition_penalty:number(1, 100) = 1.  # divides positive logits of tokens already generated, multiplies negative ones; 1: none
+    repetition_penalty:number(1, 100) = 1.  # divides positive logits of tokens read or generated, multiplies negative ones; 1: none
     temperature:number(0, 100) = .8         # 0 is greedy, 1 draws from the model as it is
     top_k:whole(0) = 0                      # keep so many tokens; 0: all
     top_p:number(1e-6, 1) = 1.              # keep the likeliest with so much probability

@@ -520,7 +520,7 @@ def own_gpu(rank:int) -> int:
     world, gpus = os.environ["LOCAL_WORLD_SIZE"], torch.cuda.device_count()
     if rank >= gpus:
         raise ValueError(f"{world} processes, but {gpus} GPU(s): give --nproc-per-node as many as "
-                         "there are GPUs, or --device cpu")
+                         "there are GPUs, or `device='cpu'`")
     torch.cuda.set_device(rank)
     return rank
 
@@ -864,12 +864,12 @@ def check_same(folder:Path, about:dict):
     check_draws(old, about)
     for part, kind in (("model", ModelConfig), ("train", TrainConfig)):
         try: then = asdict(kind(**old[part]))                   # a setting younger than the run has its default
-        except (TypeError, ValueError) as e: raise ValueError(f"{folder/'config.json'} is of another version, or damaged ({e}): give another --out") from e
+        except (TypeError, ValueError) as e: raise ValueError(f"{folder/'config.json'} is of another version, or damaged ({e}): give another `out`") from e
         if part == "train": then |= {k: about[part][k] for k in MAY_CHANGE}
         changed = {k: (then[k], v) for k, v in about[part].items() if then[k] != v}
-        if changed: raise ValueError(f"{folder} was started with other settings (then, now): {changed}. Resume with the same ones, or give another --out")
+        if changed: raise ValueError(f"{folder} was started with other settings (then, now): {changed}. Resume with the same ones, or give another `out`")
     for part in ("train_sha256", "valid_sha256", "tokenizer_sha256"):
-        if old[part] != about[part]: raise ValueError(f"{folder} was trained on other data ({part} differs): give another --out")
+        if old[part] != about[part]: raise ValueError(f"{folder} was trained on other data ({part} differs): give another `out`")
 
 def open_folder(folder:Path, about:dict, tokenizer, rank:int):
     "Write config and tokenizer of a new run; for an old one check that it is the same. Raises ValueError if it is not"
@@ -1013,9 +1013,6 @@ def make_trainer(
     if config.batch_size % (parts := world*config.accumulate):
         raise ValueError(f"batch_size={config.batch_size} on {world} process(es) cannot be taken in "
                          f"{config.accumulate} equal parts: make it a multiple of {parts}")
-    if model_config.seq_len < 2:
-        raise ValueError(f"seq_len must be at least 2 to train, got {model_config.seq_len}: stories "
-                         "are scored in windows that overlap by half")
     steps = config.steps or max(1, int(config.epochs*batches.n_blocks/config.batch_size))
     torch.manual_seed(config.seed)
     model = Transformer(model_config)
