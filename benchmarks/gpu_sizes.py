@@ -8,9 +8,10 @@ from contextlib import redirect_stdout
 
 import torch
 from limits import average
+from tinyrope.checkpoint import pack
 from tinyrope.data import SHA256, load_stories
 from tinyrope.model import count_parameters
-from tinyrope.train import configure, evaluate_stories, pack, prepare, train
+from tinyrope.train import configure, evaluate_stories, prepare, train
 
 SHIPPED = 12e6                  # bytes of weights in fp16 that the package may carry
 SHAPES = {"3M": dict(dim=192, n_layers=6, n_heads=6), "6M": dict(dim=256, n_layers=6, n_heads=4), "15M": dict(dim=384, n_layers=8, n_heads=6),

@@ -55,9 +55,14 @@ def children(process):
 
 
 def alive(pid):
-    try: os.kill(pid, 0)
-    except ProcessLookupError: return False
-    return True
+    "Tell whether a process is there and has not ended (nobody may have asked for its exit status yet)"
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    return state != "" and state[0] != "Z"
+
+
+def end(pid):
+    try: os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError: pass
 
 
 def last(folder): return (folder/"last").read_text() if (folder/"last").exists() else None
@@ -177,12 +182,16 @@ def test_workers_whose_torchrun_was_killed_hold_their_run_and_stop(one, tmp_path
     for pid in workers: os.kill(pid, signal.SIGSTOP)            # they shall not end before we look
     process.kill()
     process.wait()
-    refused = subprocess.run(again, env=environment, capture_output=True, text=True, timeout=120)
-    assert refused.returncode == 1 and re.search(rf"is being written by process ({workers[0]}|{workers[1]}) on", refused.stderr), refused.stderr
-    for pid in workers: os.kill(pid, signal.SIGCONT)
-    deadline = time.time() + 60
-    while any(map(alive, workers)) and time.time() < deadline: time.sleep(.1)
-    assert not any(map(alive, workers)) and 0 < int(last(folder).split("-")[1]) < 60
+    try:
+        refused = subprocess.run(again, env=environment, capture_output=True, text=True, timeout=120)
+        said = rf"is being written by process ({workers[0]}|{workers[1]}) on"
+        assert refused.returncode == 1 and re.search(said, refused.stderr), refused.stderr
+        for pid in workers: os.kill(pid, signal.SIGCONT)
+        deadline = time.time() + 60
+        while any(map(alive, workers)) and time.time() < deadline: time.sleep(.1)
+        assert not any(map(alive, workers)) and 0 < int(last(folder).split("-")[1]) < 60
+    finally:
+        for pid in workers: end(pid)
     complete(environment, *again)
     assert sum(curve(folder), []) == pytest.approx(sum(curve(one), []), abs=1e-5)
 

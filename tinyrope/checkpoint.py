@@ -10,10 +10,11 @@ __all__ = ['NUMBER', 'CONFIG', 'LOGS', 'WRITTEN', 'TEMPORARY', 'CHECKPOINT', 'UN
            'write_file', 'append_row', 'write_pieces', 'step_name', 'step_of', 'checkpoints_in', 'refuse_links',
            'check_folder', 'take_lock', 'locked', 'end_with_parent', 'heard_from_first', 'sole_writer', 'wait_for_all',
            'Progress', 'read_progress', 'optimizer_tensors', 'tensor_bytes', 'weights_of', 'write_tensors',
-           'read_state', 'is_sharded', 'save_sharded', 'first_error', 'save_checkpoint', 'seal', 'sealed_rows',
-           'rows_to_seal', 'unlisted', 'damage', 'is_whole', 'newest_checkpoint', 'lines_of', 'read_rows', 'set_aside',
-           'salvage', 'changed_rows', 'what_changed', 'numbers', 'restore_rows', 'load_weights', 'merge_weights',
-           'pointed', 'Run', 'pack', 'save', 'point', 'validation_losses', 'checked_best', 'clear_away', 'restore']
+           'read_state', 'is_sharded', 'save_sharded', 'first_error', 'check_headers', 'save_checkpoint', 'seal',
+           'sealed_rows', 'rows_to_seal', 'unlisted', 'damage', 'is_whole', 'newest_checkpoint', 'lines_of',
+           'read_rows', 'set_aside', 'salvage', 'changed_rows', 'what_changed', 'restore_rows', 'load_weights',
+           'merge_weights', 'pointed', 'Run', 'pack', 'save', 'point', 'validation_losses', 'checked_best',
+           'clear_away', 'restore']
 
 # %% ../nbs/checkpoint.ipynb #bfcf067a
 import errno
@@ -372,6 +373,7 @@ def read_state(
 ):
     "Read tensors of a checkpoint from however many files. Raises ValueError if that cannot be done"
     from torch.distributed.checkpoint import HuggingFaceStorageReader, load
+    check_headers(checkpoint)
     with first_error(checkpoint), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         load(tensors, storage_reader=HuggingFaceStorageReader(str(checkpoint)),
@@ -406,8 +408,22 @@ def first_error(
     except CheckpointException as e:
         error = next(iter(e.failures.values()))[0]
         if source is None or isinstance(error, OSError): raise error from e
-        raise ValueError(f"{source} cannot be read as weights of this model ({error}): copy it "
-                         "again, or delete it to go on from the checkpoint before it") from e
+        raise _unreadable(source, error) from e
+
+def check_headers(
+    checkpoint:Path, # a checkpoint
+):
+    "Raise ValueError if one of the weight files is no safetensors file"
+    from safetensors import SafetensorError, safe_open
+    for file in checkpoint.glob("*.safetensors"):
+        try:
+            with safe_open(file, framework="pt"): pass
+        except SafetensorError as e: raise _unreadable(checkpoint, f"{file.name}: {e}") from e
+
+def _unreadable(checkpoint:Path, why) -> ValueError:
+    "Say that the tensors of a checkpoint cannot be read"
+    return ValueError(f"{checkpoint} cannot be read as weights of this model ({why}): copy it "
+                      "again, or delete it to go on from the checkpoint before it")
 
 # %% ../nbs/checkpoint.ipynb #ffb3e0e9
 def save_checkpoint(
@@ -587,14 +603,14 @@ def what_changed(
         kept, broken = salvage(now, path.name, step)
         if not kept and (damage(checkpoint) or read_progress(checkpoint).best_step):
             return kept, f"has no rows up to step {step}: that history is lost"
-        if broken: return kept, f"is damaged in row {numbers(broken)}, left out for good"
+        if broken: return kept, f"is damaged in row {_numbers(broken)}, left out for good"
     elif broken := changed_rows(now, kept):
-        said = f"is damaged in row {numbers(broken)}" if now else "is empty or gone"
+        said = f"is damaged in row {_numbers(broken)}" if now else "is empty or gone"
         return kept, f"{said}: restored from {checkpoint.name}"
     later = {row["step"] for _, row in lines_of(now, path.name) if row and row["step"] > step}
     return kept, f"goes on after step {step}: back to there" if len(later) > 1 else ""
 
-def numbers(
+def _numbers(
     found:list, # indices of rows
 ) -> str:
     "Name the first few of some rows, counted from 1"

@@ -323,28 +323,48 @@ def configure(
     if "n_heads" in overrides: overrides.setdefault("n_kv_heads", None)
     return tuple(replace(part, **{k: v for k, v in overrides.items() if k in known}) for part, known in zip(PRESETS[preset], names))
 
+# %% ../nbs/04_train.ipynb #ae5ea236
+from platformdirs import user_cache_path
+
+from .data import corpus_id, validation_split
+
 # %% ../nbs/04_train.ipynb #04a3ba7d
 def cache_folder() -> Path:
-    "Find the folder for token stores: $TINYROPE_CACHE, or tinyrope in the user's cache folder"
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache"
-    return Path(os.environ.get("TINYROPE_CACHE") or Path(base)/"tinyrope")
+    "Find the folder for token stores: $TINYROPE_CACHE, or tinyrope in the user's cache folder. Raises ValueError where neither is"
+    if chosen := os.environ.get("TINYROPE_CACHE"): return Path(chosen)
+    try: folder = user_cache_path("tinyrope", appauthor=False)
+    except RuntimeError: folder = Path()
+    if not folder.is_absolute(): raise ValueError("there is no home directory for the cache: set TINYROPE_CACHE to a folder")
+    return folder
 
 @lru_cache(maxsize=1)
 def _original_parts(corpus, max_stories): return original_split(list(islice(read_stories(corpus), max_stories)))
 
 def texts_of(c:TrainConfig, split:str): # yields texts
-    "Read the training or validation texts of a run; nothing is read before it is needed"
+    "Read the training or validation texts of a run"
     if c.original_data: return iter(_original_parts(c.corpus, c.max_stories)[split == "valid"])
-    if c.corpus == EMBEDDED: return islice(read_stories(EMBEDDED, split), c.max_stories)
-    every = (s for i, s in enumerate(islice(read_stories(c.corpus), c.max_stories)) if (i % 25 == 24) == (split == "valid"))
-    return islice(every, 2000 if split == "valid" else None)
+    own = validation_split(c.corpus)
+    texts = islice(read_stories(c.corpus, own if own and split == "valid" else "train"), c.max_stories)
+    if not own: texts = (s for i, s in enumerate(texts) if (i % 25 == 24) == (split == "valid"))
+    return islice(texts, 2000 if split == "valid" else None)
 
 # %% ../nbs/04_train.ipynb #037167f4
-def make_tokenizer(c:TrainConfig, vocab_size:int, path:Path):
-    "Train a tokenizer and write it to `path`, unless another process has just done so"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if not path.exists(): write_whole(path, train_bpe(islice(texts_of(c, "train"), 10**6), vocab_size).to_str())
+def make_tokenizer(
+    c:TrainConfig, # names the corpus
+    vocab_size:int, # of the tokenizer
+    place:Path, # where it shall be, without the hash and .json at the end of the name
+) -> Path: # the file
+    "Find the tokenizer trained on a corpus, or train it. Raises ValueError if the file was changed"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{place}.lock"):
+        found = next(place.parent.glob(f"{place.name}-*.json"), None)
+        if found is None:
+            text = train_bpe(islice(texts_of(c, "train"), 10**6), vocab_size).to_str()
+            found = place.with_name(f"{place.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json")
+            write_whole(found, text)
+    if not found.stem.endswith(_sha256(found)[:16]): raise ValueError(f"the tokenizer {found} is damaged: delete it, and it is made again")
+    return found
+
 
 # %% ../nbs/04_train.ipynb #e38e3f3a
 def prepare(
@@ -352,17 +372,16 @@ def prepare(
     vocab_size:int, # of a tokenizer that has to be trained
 ): # tokenizer, training store, validation store
     "Find or make the tokenizer and the token stores of a run"
-    source = SHA256["train"] if c.corpus == EMBEDDED else _sha256(c.corpus) if Path(c.corpus).is_file() else c.corpus
-    name = lambda *more: hashlib.sha256(repr(("shards", source, c.original_data, c.max_stories, *more)).encode()).hexdigest()[:16]
-    folder = cache_folder()
-    path = folder/f"bpe-{vocab_size}-{name()}.json" if c.tokenizer == "bpe" else c.tokenizer
-    if c.tokenizer == "bpe" and not path.exists(): make_tokenizer(c, vocab_size, path)
-    tokenizer = load_tokenizer(path)
-    stores = []
-    for split in ("train", "valid"):
-        place = folder/f"{split}-{name(tokenizer_hash(tokenizer))}"
-        stores.append(TokenStore(place) if place.exists() else build_store(texts_of(c, split), tokenizer, place, c.original_data))
-    return tokenizer, *stores
+    source, folder = corpus_id(c.corpus), cache_folder()
+    name = lambda *more: hashlib.sha256(repr(("stores", source, c.original_data, c.max_stories, *more)).encode()).hexdigest()[:16]
+    tokenizer = load_tokenizer(make_tokenizer(c, vocab_size, folder/f"bpe-{vocab_size}-{name()}") if c.tokenizer == "bpe" else c.tokenizer)
+    return tokenizer, *(_find_store(c, split, tokenizer, folder/f"{split}-{name(tokenizer_hash(tokenizer))}") for split in ("train", "valid"))
+
+def _find_store(c, split, tokenizer, place):
+    "Open the store at `place`, whose name says what it holds, or build it; of several processes one does"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{place}.lock"):
+        return TokenStore(place) if place.exists() else build_store(texts_of(c, split), tokenizer, place, c.original_data)
 
 # %% ../nbs/04_train.ipynb #9815431f
 def stories_in(
@@ -1054,7 +1073,7 @@ def run_training(
     except FloatingPointError as e: raise FloatingPointError(f"{e}; {last_good(folder)}") from e
     finally: log.track(lambda run: run.finish())
     if done and log.active: finish(t, folder, tokenizer, valid_store, log)
-    wait_for_all()                                      # the first process scores alone
+    if done: wait_for_all()                             # the first process scores alone
     return done
 
 def last_good(folder:Path) -> str:
