@@ -2,7 +2,7 @@
 import pytest
 from tinyrope.data import EOT, load_tokenizer
 from tinyrope.model import SIZES, Transformer
-from tinyrope.scoreboard import HFTokenizer, check_text, read_hf
+from tinyrope.scoreboard import HFTokenizer, check_tokens, read_hf
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 
@@ -18,7 +18,7 @@ def endless():
 def test_a_regular_expression_without_end_is_told_in_one_sentence(endless, wrapped):
     transformers = pytest.importorskip("transformers")
     tokenizer = HFTokenizer(transformers.PreTrainedTokenizerFast(tokenizer_object=endless, eos_token=EOT)) if wrapped else endless
-    with pytest.raises(ValueError, match="the tokenizer fails at this text") as e: check_text(Transformer(SIZES["smoke"]), tokenizer, ["a"*40 + "b"])
+    with pytest.raises(ValueError, match="the tokenizer fails at this text") as e: check_tokens(Transformer(SIZES["smoke"]), tokenizer, ["a"*40 + "b"])
     assert "\n" not in str(e.value)
 
 

@@ -9,7 +9,7 @@ __all__ = ['EOT', 'ASSETS', 'SHA256', 'MOJIBAKE', 'ENDINGS', 'PIECE', 'MAX_WORD'
            'PROBE', 'EMBEDDED', 'HUB', 'PACKED', 'MAX_TEXT', 'NETWORK', 'MAX_ROWS', 'ABOUT', 'NEAR', 'split_stories',
            'load_stories', 'audit', 'word_counts', 'check_text', 'train_bpe', 'token_bytes', 'load_tokenizer',
            'keep_story', 'original_split', 'hub_source', 'read_stories', 'tokenizer_hash', 'validation_split',
-           'corpus_id', 'TokenStore', 'write_whole', 'naming', 'sync', 'write_record', 'read_record', 'build_store',
+           'corpus_id', 'TokenStore', 'write_whole', 'naming', 'sync', 'write_sealed', 'read_sealed', 'build_store',
            'Batches', 'eval_blocks', 'hash_word', 'overlap', 'nearest']
 
 # %% ../nbs/03_data.ipynb #3ae1c962
@@ -406,7 +406,7 @@ class TokenStore:
         self.folder = Path(folder)
         if not self.folder.is_dir(): raise FileNotFoundError(f"no token store at {folder}: make one with build_store")
         try:
-            self.about = read_record(self.folder/"store.json", ABOUT)
+            self.about = read_sealed(self.folder/"store.json", ABOUT)
             whole = _is_whole(self.folder, self.about, verify)
         except (OSError, ValueError, KeyError, TypeError): whole = False
         if not whole: raise ValueError(f"the token store {folder} is damaged or cut short, or of an older version: delete it, and it is made again")
@@ -477,15 +477,15 @@ def sync(path:Path):
 # %% ../nbs/03_data.ipynb #2fa3944e
 def _checksum(record): return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
-def write_record(path:Path, record:dict):
+def write_sealed(path:Path, record:dict):
     "Write a JSON file with a checksum of its content"
     write_whole(path, json.dumps(record | {"checksum": _checksum(record)}, indent=1))
 
-def read_record(
-    path:Path, # a file of `write_record`
+def read_sealed(
+    path:Path, # a file of `write_sealed`
     kinds:dict, # name → type of everything it has to hold
 ) -> dict:
-    "Read a JSON file of `write_record`. Raises ValueError if it was changed or is of another kind, FileNotFoundError if it is not there"
+    "Read a JSON file of `write_sealed`. Raises ValueError if it was changed or is of another kind, FileNotFoundError if it is not there"
     try: record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError): record = None
     checksum = record.pop("checksum", None) if isinstance(record, dict) else None
@@ -534,8 +534,8 @@ def _fill(part, stories, tokenizer, made):
         batches = _encode(stories, tokenizer, made["original"], skipped=sum(s["texts"] for s in shards))
         while (shard := _write_shard(part/f"tokens-{len(shards):05d}.bin", batches, made["shard_tokens"]))["tokens"]:
             shards.append(shard)
-            write_record(part/"progress.json", dict(made=made, shards=shards))
-        write_record(part/"store.json", _describe(part, made, shards, tokenizer) | dict(rest=shard))
+            write_sealed(part/"progress.json", dict(made=made, shards=shards))
+        write_sealed(part/"store.json", _describe(part, made, shards, tokenizer) | dict(rest=shard))
     finally:
         if not (part/"progress.json").exists(): shutil.rmtree(part)
 
@@ -620,7 +620,7 @@ def _resume(part, made) -> list:
     "Find the shards that an interrupted call has finished in a folder, and clear away all else"
     part.mkdir(exist_ok=True)
     try:
-        progress = read_record(part/"progress.json", dict(made=dict, shards=list))
+        progress = read_sealed(part/"progress.json", dict(made=dict, shards=list))
         shards = progress["shards"] if progress["made"] == made else []
     except FileNotFoundError: shards = []
     except ValueError as e:

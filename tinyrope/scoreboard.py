@@ -7,7 +7,8 @@ Docs: https://tinyrope.github.io/tinyrope/scoreboard.html.md"""
 # %% auto #0
 __all__ = ['HEADER', 'HUB_FILES', 'llama2c_config', 'llama2c_shapes', 'from_llama2c', 'read_llama2c', 'read_pieces',
            'llama2c_tokenizer', 'HFModel', 'HFTokenizer', 'fetch_hf', 'tensors_in', 'check_config', 'check_shapes',
-           'read_hf', 'check_causal', 'check_text', 'encoded', 'growth', 'load_model', 'score', 'read_evaluation_text']
+           'read_hf', 'check_causal', 'check_tokens', 'encoded', 'growth', 'load_model', 'score',
+           'read_evaluation_text']
 
 # %% ../nbs/08_scoreboard.ipynb #94033e61
 import json
@@ -260,7 +261,7 @@ def check_causal(
         raise ValueError("this model looks ahead: it is no causal language model, and its score would mean nothing")
 
 # %% ../nbs/08_scoreboard.ipynb #df880968
-def check_text(
+def check_tokens(
     model:nn.Module, # as `evaluate_stories` takes it
     tokenizer, # its tokenizer
     stories, # texts
@@ -330,7 +331,7 @@ def score(
 ) -> dict: # as `evaluate_stories`
     "Score a model of any kind. Raises ValueError if the score would mean nothing"
     check_causal(model.cpu())
-    check_text(model, tokenizer, stories)
+    check_tokens(model, tokenizer, stories)
     result = evaluate_stories(model.to(device), tokenizer, stories)
     if not math.isfinite(result["loss"]): raise ValueError("this model gives no numbers on this text: its weights or its configuration are damaged")
     return result

@@ -144,5 +144,7 @@ def as_written(
     try: source = source_of(symbol)
     except (LookupError, OSError, TypeError): return page           # not written in this package
     page.dm = signature(source)
+    parts = re.split("(`[^`]*`)", page.docs)                        # what is no code, and what is
+    page.docs = "".join(p if p.startswith("`") else p.replace("--", r"\-\-") for p in parts)
     if is_dataclass(symbol): page.docs += "\n\n" + fields_of(source)
     return page
