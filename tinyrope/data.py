@@ -234,7 +234,7 @@ def hub_source(
     "Look up the data set behind a corpus"
     if corpus in HUB: return HUB[corpus]
     if not corpus.startswith("hub:"): return None
-    if Path(corpus[4:]).is_dir(): return corpus[4:], None, None
+    if corpus[4:] and Path(corpus[4:]).is_dir(): return corpus[4:], None, None
     path, _, revision = corpus[4:].partition("@")
     return path, None, revision or "main"
 
