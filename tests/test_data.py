@@ -107,3 +107,19 @@ def test_the_sources_name_every_asset_and_no_other():
     named = {name for row in rows for name in row["assets"].split(", ") if name != "none"}
     shipped = {p.name for p in Path(str(ASSETS)).iterdir() if p.name.startswith("tinystories-") and p.suffix != ".tsv"}
     assert named == shipped and all("train" in row["assets"] for row in rows if "USED train" in row["note"])
+
+
+def test_a_regular_expression_that_backtracks_without_end_is_refused(tmp_path):
+    code = r"""
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tinyrope.data import load_tokenizer
+bpe = Tokenizer.from_str(train_bpe(load_stories("valid")[:100], 300).to_str())
+split = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
+bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+bpe.save("slow.json")
+print(refused(lambda: load_tokenizer("slow.json")))
+print(refused(lambda: build_store(["a"*100 + "!"], bpe, "store")))
+"""
+    loaded, built = python(code, tmp_path)
+    assert loaded.startswith("ValueError: the tokenizer slow.json cannot cut a text of")
+    assert built.startswith("ValueError: the tokenizer fails on a story")

@@ -6,11 +6,11 @@ Docs: https://tinyrope.github.io/tinyrope/data.html.md"""
 
 # %% auto #0
 __all__ = ['EOT', 'ASSETS', 'SHA256', 'MOJIBAKE', 'ENDINGS', 'PIECE', 'MAX_WORD', 'BEFORE_SPACE', 'LONG_WORD', 'MAX_VOCAB',
-           'PROBE', 'EMBEDDED', 'HUB', 'PACKED', 'MAX_TEXT', 'NETWORK', 'MAX_ROWS', 'ABOUT', 'NEAR', 'split_stories',
-           'load_stories', 'audit', 'word_counts', 'check_text', 'train_bpe', 'token_bytes', 'load_tokenizer',
-           'keep_story', 'original_split', 'hub_source', 'read_stories', 'tokenizer_hash', 'validation_split',
-           'corpus_id', 'TokenStore', 'write_whole', 'naming', 'sync', 'write_sealed', 'read_sealed', 'build_store',
-           'Batches', 'eval_blocks', 'hash_word', 'overlap', 'nearest']
+           'RUNS', 'PROBE', 'EMBEDDED', 'HUB', 'PACKED', 'MAX_TEXT', 'NETWORK', 'MAX_ROWS', 'ABOUT', 'NEAR',
+           'split_stories', 'load_stories', 'audit', 'word_counts', 'check_text', 'train_bpe', 'token_bytes',
+           'load_tokenizer', 'keep_story', 'original_split', 'hub_source', 'read_stories', 'tokenizer_hash',
+           'validation_split', 'corpus_id', 'TokenStore', 'write_whole', 'naming', 'sync', 'write_sealed',
+           'read_sealed', 'build_store', 'Batches', 'eval_blocks', 'hash_word', 'overlap', 'nearest']
 
 # %% ../nbs/03_data.ipynb #3ae1c962
 import gzip
@@ -88,8 +88,10 @@ def word_counts(
     return Counter(w for w in words if w)
 
 # %% ../nbs/03_data.ipynb #9adae290
-PIECE, MAX_WORD = 2**20, 1000           # characters that are tokenized at once, and of a word that BPE learns from
-BEFORE_SPACE, LONG_WORD = re.compile(r"(?<=\S) (?=\S)"), re.compile(rf"\S{{{MAX_WORD}}}(?=\S)|\s{{{MAX_WORD}}}(?=\s)")
+PIECE = 2**20               # characters that are tokenized at once
+MAX_WORD = 1000             # characters of a word that BPE learns from
+BEFORE_SPACE = re.compile(r"(?<=\S) (?=\S)")
+LONG_WORD = re.compile(rf"\S{{{MAX_WORD}}}(?=\S)|\s{{{MAX_WORD}}}(?=\s)")
 
 def _pieces(text):
     "Yield a text in pieces of at most PIECE characters, which end before a space if one is near"
@@ -117,7 +119,8 @@ def check_text(
     "Raise ValueError for a text that UTF-8 cannot hold"
     try: text.encode()
     except UnicodeEncodeError as e:
-        raise ValueError(f"{name} is not valid Unicode at character {e.start:,} ({text[e.start]!r}): remove it, or decode the text anew") from e
+        where = f"character {e.start:,} ({text[e.start]!r})"
+        raise ValueError(f"{name} is not valid Unicode at {where}: remove it, or decode the text anew") from e
 
 # %% ../nbs/03_data.ipynb #2a84db47
 MAX_VOCAB = 2**20           # the tokenizers library aborts the process for far larger ones
@@ -129,7 +132,8 @@ def train_bpe(
     "Train a byte-level BPE tokenizer. Raises ValueError for a vocabulary that is too small or too large"
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     if not 257 <= vocab_size <= MAX_VOCAB:
-        raise ValueError(f"vocab_size must be at least 257 (256 bytes and end-of-text) and at most {MAX_VOCAB:,}, got {vocab_size}")
+        raise ValueError("vocab_size must be at least 257 (256 bytes and end-of-text) "
+                         f"and at most {MAX_VOCAB:,}, got {vocab_size}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tokenizer.train_from_iterator(_learnable(stories), trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[EOT],
@@ -149,7 +153,7 @@ def token_bytes(
 def load_tokenizer(
     name:str|Path="gpt2", # "gpt2", or the path of a `tokenizer.json`
 ): # tokenizers.Tokenizer
-    "Load a tokenizer. Raises FileNotFoundError if there is none, ValueError if it is damaged or does not give texts back"
+    "Load a tokenizer. Raises FileNotFoundError if there is none, ValueError if it does not give texts back"
     from tokenizers import Tokenizer
     if str(name) == "gpt2": text = lzma.decompress((ASSETS/"gpt2-tokenizer.json.xz").read_bytes()).decode()
     elif Path(name).is_file(): text = Path(name).read_text(encoding="utf-8", errors="replace")
@@ -157,21 +161,25 @@ def load_tokenizer(
     try: tokenizer = Tokenizer.from_str(text)
     except Exception as e: raise ValueError(f"the tokenizer {name} is damaged ({e}): copy it again, or train anew") from e
     if tokenizer.token_to_id(EOT) is None: raise ValueError(f"the tokenizer {name} has no {EOT} token: add it as a special token")
-    if off := _switch_off(tokenizer): warnings.warn(f"the tokenizer {name} asks for {' and '.join(off)}: switched off, for stories are read whole")
-    if fault := _fault(tokenizer): raise ValueError(f"the tokenizer {name} {fault}: bits per byte could not be counted; train one with train_bpe")
+    if off := " and ".join(_switch_off(tokenizer)):
+        warnings.warn(f"the tokenizer {name} asks for {off}: switched off, for stories are read whole")
+    if fault := _fault(tokenizer):
+        raise ValueError(f"the tokenizer {name} {fault}: bits per byte could not be counted; train one with train_bpe")
     return tokenizer
 
 def _switch_off(tokenizer) -> list:
     "Switch truncation, padding and dropout off; returns the names of those that were on"
-    on = dict(truncation=tokenizer.truncation, padding=tokenizer.padding, dropout=getattr(tokenizer.model, "dropout", None))
+    dropout = getattr(tokenizer.model, "dropout", None)
+    on = dict(truncation=tokenizer.truncation, padding=tokenizer.padding, dropout=dropout)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    if on["dropout"]: tokenizer.model.dropout = None
+    if dropout: tokenizer.model.dropout = None
     return [name for name, value in on.items() if value]
 
 # %% ../nbs/03_data.ipynb #a5826309
-PROBE = ("Once upon a time, a naïve 🐉 said: “no”.\n  IT'S 12,345.67\t— don't we've\r\n\n\n e\u0301 ﬁ Ａ Ⅳ ½ ß İ \u200b\u3000 中文 العربية 한국어 हिन्दी "
-         + "".join(map(chr, range(256))) + " ".join(c*60 + "!" for c in ("a", "A", "1", ".", "ab", " ", "\n", "é")))
+RUNS = " ".join(c*60 + "!" for c in ("a", "A", "1", ".", "ab", " ", "\n", "é"))
+PROBE = ("Once upon a time, a naïve 🐉 said: “no”.\n  IT'S 12,345.67\t— don't we've\r\n\n\n e\u0301 ﬁ Ａ Ⅳ ½ ß İ "
+         "\u200b\u3000 中文 العربية 한국어 हिन्दी " + "".join(map(chr, range(256))) + RUNS)
 
 @contextmanager
 def _no_panic(what):
@@ -183,15 +191,16 @@ def _no_panic(what):
 
 def _fault(tokenizer) -> str:
     "Say what is wrong with a tokenizer; nothing if it gives texts back"
-    if tokenizer.normalizer is not None: return f"changes texts before it cuts them ({type(tokenizer.normalizer).__name__})"
-    if max(tokenizer.get_vocab().values()) >= tokenizer.get_vocab_size(): return "is not byte-level, or its ids have gaps"
-    start = time.monotonic()
+    other, start = tokenizer.normalizer, time.monotonic()
+    if other is not None: return f"changes texts before it cuts them ({type(other).__name__})"
+    odd, probe = "is not byte-level, or its ids have gaps", f"a text of {len(PROBE):,} characters"
+    if max(tokenizer.get_vocab().values()) >= tokenizer.get_vocab_size(): return odd
     try:
-        with _no_panic("cannot cut a text of a few hundred characters"): ids = tokenizer.encode(PROBE, add_special_tokens=False).ids
+        with _no_panic(f"cannot cut {probe}"): ids = tokenizer.encode(PROBE, add_special_tokens=False).ids
     except ValueError as e: return str(e)
-    if time.monotonic() - start > 5: return "takes more than five seconds for a text of a few hundred characters"
-    same = tokenizer.decode(ids, skip_special_tokens=False) == PROBE and token_bytes(tokenizer)[ids].sum() == len(PROBE.encode())
-    return "" if same else "is not byte-level, or its ids have gaps"
+    if time.monotonic() - start > 5: return f"takes more than five seconds for {probe}"
+    same = tokenizer.decode(ids, skip_special_tokens=False) == PROBE
+    return "" if same and token_bytes(tokenizer)[ids].sum() == len(PROBE.encode()) else odd
 
 # %% ../nbs/03_data.ipynb #12d9765c
 def keep_story(
@@ -219,11 +228,13 @@ HUB = {"tinystories": ("roneneldan/TinyStories", None, "f54c09fd23315a6f9c86f9dc
        "fineweb-edu": ("HuggingFaceFW/fineweb-edu", "sample-10BT", "87f09149ef4734204d70ed1d046ddc9ca3f2b8f9"),
        "slimpajama": ("cerebras/SlimPajama-627B", None, "2d0accdd58c5d5511943ca1f5ff0e3eb5e293543")}
 
-def hub_source(corpus:str) -> tuple|None: # (path, configuration, revision), or None for what is not on the hub
-    "Look up the data set behind a corpus: a name in `HUB`, hub:owner/name@revision, or hub: and a folder laid out like one"
+def hub_source(
+    corpus:str, # a name in `HUB`, hub:owner/name@revision, or hub: and a folder laid out like a data set
+) -> tuple|None: # (path, configuration, revision), or None for what is not on the hub
+    "Look up the data set behind a corpus"
     if corpus in HUB: return HUB[corpus]
     if not corpus.startswith("hub:"): return None
-    if Path(corpus[4:]).is_dir(): return corpus[4:], None, None
+    if corpus[4:] and Path(corpus[4:]).is_dir(): return corpus[4:], None, None
     path, _, revision = corpus[4:].partition("@")
     return path, None, revision or "main"
 
@@ -231,7 +242,7 @@ def hub_source(corpus:str) -> tuple|None: # (path, configuration, revision), or 
 PACKED = (".xz", ".gz", ".zst")
 
 def read_stories(
-    corpus:str|Path=EMBEDDED, # "tinystories-sample" (embedded), what `hub_source` knows, or a .txt, .jsonl or .parquet file (text may be packed as .xz, .gz, .zst)
+    corpus:str|Path=EMBEDDED, # the embedded one, what `hub_source` knows, or a .txt(.xz), .jsonl(.xz) or .parquet file
     split:str="train", # split of an embedded or hub corpus; files have only "train"
     streaming:bool=True, # read hub corpora and parquet as a stream, instead of downloading them first
 ): # yields texts
@@ -247,14 +258,16 @@ def read_stories(
     if suffix in PACKED: suffix = Path(name).with_suffix("").suffix
     if suffix == ".txt": return _read_txt(name)
     if suffix in (".jsonl", ".json"): return _read_jsonl(name)
-    raise ValueError(f"cannot read {name!r}: files must end in .txt, .jsonl or .parquet ({', '.join(PACKED)} may follow the first two)")
+    packed = ", ".join(PACKED)
+    raise ValueError(f"cannot read {name!r}: files must end in .txt, .jsonl or .parquet ({packed} may follow the first two)")
 
 # %% ../nbs/03_data.ipynb #50f1ae4c
 MAX_TEXT = 2**27            # characters of a line, and of a story
 
 def _open(name):
     "Open a text file, plain or packed"
-    if not name.endswith(".zst"): return {".xz": lzma.open, ".gz": gzip.open}.get(Path(name).suffix, open)(name, "rt", encoding="utf-8-sig")
+    opener = {".xz": lzma.open, ".gz": gzip.open}.get(Path(name).suffix, open)
+    if not name.endswith(".zst"): return opener(name, "rt", encoding="utf-8-sig")
     import pyarrow
     return io.TextIOWrapper(pyarrow.input_stream(name, compression="zstd"), encoding="utf-8-sig")
 
@@ -269,8 +282,8 @@ def _lines(name):
         raise ValueError(f"{name} is not a whole {Path(name).suffix} file ({e}): copy it again") from e
 
 def _limited(text, name):
-    if len(text) > MAX_TEXT: raise ValueError(f"{name} holds a text of more than {MAX_TEXT:,} characters: part it into stories, each followed by {EOT}")
-    return text
+    if len(text) <= MAX_TEXT: return text
+    raise ValueError(f"{name} holds a text of more than {MAX_TEXT:,} characters: part it into stories, each followed by {EOT}")
 
 def _stories(texts, name):
     "Yield the stories of texts, parted at end-of-text marks. Raises ValueError if there is none"
@@ -300,9 +313,11 @@ def _read_txt(name):
 # %% ../nbs/03_data.ipynb #afcb77cd
 def _field(row, name, field="text"):
     "The text of a row. Raises ValueError if it has none"
-    if not isinstance(row, dict): raise ValueError(f"{name} holds {reprlib.repr(row)} where a row with a field {field!r} was expected")
+    if not isinstance(row, dict):
+        raise ValueError(f"{name} holds {reprlib.repr(row)} where a row with a field {field!r} was expected")
     if not isinstance(row.get(field), str):
-        raise ValueError(f"{name} has no field {field!r} with text, only {reprlib.repr(sorted(row))}: rename the field that holds the text to {field!r}")
+        names = reprlib.repr(sorted(row))
+        raise ValueError(f"{name} has no field {field!r} with text, only {names}: rename the field that holds the text to {field!r}")
     check_text(row[field], f"a text of {name}")
     return _limited(row[field], name)
 
@@ -310,21 +325,23 @@ def _read_jsonl(name):
     def rows():
         for i, line in enumerate(_lines(name), 1):
             if not line.strip(): continue
-            if line.lstrip()[0] == "[":
-                raise ValueError(f"{name}, line {i}, begins a JSON array: write one object a line, e.g. with jq -c '.[]'")
+            where = f"{name}, line {i},"
+            if line.lstrip()[0] == "[": raise ValueError(f"{where} begins a JSON array: write one object a line, as jq -c '.[]' does")
             try: row = json.loads(line)
-            except (ValueError, RecursionError) as e: raise ValueError(f"{name}, line {i}, is not JSON: {getattr(e, 'msg', e)}") from e
+            except (ValueError, RecursionError) as e: raise ValueError(f"{where} is not JSON: {getattr(e, 'msg', e)}") from e
             yield _field(row, name)
     return _stories(rows(), name)
 
 # %% ../nbs/03_data.ipynb #978bd38d
-NETWORK = {"httpx": "TransportError", "requests": "ConnectionError", "aiohttp": "ClientError", "huggingface_hub.errors": "HfHubHTTPError"}
+NETWORK = {"httpx": "TransportError", "requests": "ConnectionError", "aiohttp": "ClientError",
+           "huggingface_hub.errors": "HfHubHTTPError"}
 
 def _is_network(e) -> bool:
     "Tell whether an error, or the one that caused it, says that the hub could not be reached"
     if isinstance(e, FileNotFoundError): return False
     kinds = [getattr(sys.modules[m], kind) for m, kind in NETWORK.items() if hasattr(sys.modules.get(m), kind)]
-    return isinstance(e, (ConnectionError, TimeoutError, *kinds)) or (e.__cause__ is not None and _is_network(e.__cause__))
+    if isinstance(e, (ConnectionError, TimeoutError, *kinds)): return True
+    return e.__cause__ is not None and _is_network(e.__cause__)
 
 @contextmanager
 def _explained(name):
@@ -333,11 +350,14 @@ def _explained(name):
     try: yield
     except Exception as e:
         if _is_network(e):
-            raise ConnectionError(f"could not reach {name} on the Hugging Face hub ({type(e).__name__}: {e}). Try again: shards that were finished are kept. "
-                                  f"Without a network use the embedded corpus ({EMBEDDED!r}: `tinyrope-train` without --set corpus=...), or a local file") from e
-        if isinstance(e, FileNotFoundError): raise FileNotFoundError(f"no data set {name}, or it is private ({e})") from e
+            raise ConnectionError(
+                f"could not reach {name} on the Hugging Face hub ({type(e).__name__}: {e}). Try again: shards that were finished "
+                f"are kept. Without a network use the embedded corpus ({EMBEDDED!r}), or a local file") from e
+        if isinstance(e, FileNotFoundError):
+            raise FileNotFoundError(f"no data set {name}, or it is private ({e})") from e
         damaged = isinstance(e, (ValueError, DatasetsError)) or (isinstance(e, OSError) and e.errno is None)
-        if damaged and name not in str(e): raise ValueError(f"could not read {name}: {shorten(str(e.__cause__ or e), 300)}") from e
+        why = shorten(str(e.__cause__ or e), 300)
+        if damaged and name not in str(e): raise ValueError(f"could not read {name}: {why}") from e
         raise
 
 def _rows(name, /, **kwargs):
@@ -355,7 +375,8 @@ def _read_parquet(name, streaming):
         import pyarrow.parquet
         with _explained(name): about = pyarrow.parquet.read_metadata(name)
         groups = (about.row_group(i) for i in range(about.num_row_groups))
-        if any(g.column(i).total_uncompressed_size > MAX_ROWS for g in groups for i in range(g.num_columns)):
+        sizes = (g.column(i).total_uncompressed_size for g in groups for i in range(g.num_columns))
+        if any(size > MAX_ROWS for size in sizes):
             raise ValueError(f"{name} has a row group of more than {MAX_ROWS:,} bytes: write it anew with smaller ones")
         yield from _rows(name, path="parquet", data_files=name, split="train", streaming=streaming)
     return _stories(rows(), name)
@@ -430,7 +451,8 @@ def _read_span(store, span):
     return np.concatenate([np.empty(0, store.about["dtype"]), *pieces])
 
 # %% ../nbs/03_data.ipynb #8e7e7231
-ABOUT = dict(tokens=int, stories=int, dtype=str, eot=int, sha256=str, made=dict, shards=list, rest=dict)    # what `store.json` holds
+# what `store.json` holds
+ABOUT = dict(tokens=int, stories=int, dtype=str, eot=int, sha256=str, made=dict, shards=list, rest=dict)
 
 def _shard_paths(folder, shards): return [folder/f"tokens-{i:05d}.bin" for i in range(len(shards))]
 
@@ -489,22 +511,22 @@ def read_sealed(
     try: record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError): record = None
     checksum = record.pop("checksum", None) if isinstance(record, dict) else None
-    if checksum is None or checksum != _checksum(record) or {name: type(value) for name, value in record.items()} != kinds:
-        raise ValueError(f"{path} is damaged, or of an older version")
-    return record
+    if checksum is not None and checksum == _checksum(record):
+        if {name: type(value) for name, value in record.items()} == kinds: return record
+    raise ValueError(f"{path} is damaged, or of an older version")
 
 # %% ../nbs/03_data.ipynb #181c2c92
 def build_store(
-    stories, # texts without end-of-text marks; for a store that is begun or finished, the same ones in the same order
+    stories, # texts; for a store that is begun or finished, the same ones in the same order
     tokenizer, # tokenizers.Tokenizer
     folder:str|Path, # where the store shall be
     original:bool=False, # filter and cut the stories as the original run did
-    shard_tokens:int=2**27, # a shard is closed by the batch of a thousand stories with which it reaches so many tokens
+    shard_tokens:int=2**27, # a shard is closed by the batch of stories with which it reaches so many tokens
 ) -> TokenStore:
-    "Tokenize stories into a store that appears whole or not at all, go on doing so, or find it. Raises ValueError if the folder holds another"
+    "Build a store, which appears whole or not at all, go on building it, or find it. Raises ValueError for other stories"
     if shard_tokens < 1: raise ValueError(f"shard_tokens must be at least 1, got {shard_tokens}")
     folder, stories = Path(folder), iter(stories)
-    made = dict(tokenizer_sha256=tokenizer_hash(tokenizer), original=bool(original), shard_tokens=shard_tokens)
+    made = dict(tokenizer_sha256=tokenizer_hash(tokenizer), original=original, shard_tokens=shard_tokens)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if folder.exists(): _check_same(store := TokenStore(folder), stories, made)
@@ -519,11 +541,14 @@ def build_store(
 
 def _check_same(store, stories, made):
     "Raise ValueError if a store was made with other settings, or of other stories"
-    other = [name for name, value in made.items() if store.about["made"].get(name) != value]
-    if "tokenizer_sha256" in other: raise ValueError(f"the token store {store.folder} was made with another tokenizer: give another folder")
-    if other: raise ValueError(f"the token store {store.folder} was made with other settings: {other[0]}={store.about['made'].get(other[0])}; give another folder")
-    _skip(stories, [*store.about["shards"], store.about["rest"]], store.folder)
-    if next(stories, None) is not None: raise ValueError(f"these are more than the texts that {store.folder} was made of: give another folder")
+    place, was = store.folder, store.about["made"]
+    for name, value in made.items():
+        if value == was.get(name): continue
+        how = "another tokenizer" if name == "tokenizer_sha256" else f"other settings: {name}={was.get(name)}"
+        raise ValueError(f"the token store {place} was made with {how}; give another folder")
+    _skip(stories, [*store.about["shards"], store.about["rest"]], place)
+    if next(stories, None) is not None:
+        raise ValueError(f"these are more than the texts that {place} was made of: give another folder")
 
 # %% ../nbs/03_data.ipynb #59b80be6
 def _fill(part, stories, tokenizer, made):
@@ -572,30 +597,34 @@ def _encode(stories, tokenizer, original, skipped=0):
             encoded = _tokens(texts, tokenizer, dtype)
             _check_bytes(texts, encoded, sizes)
             kept = [ids for text, ids in zip(texts, encoded) if not original or keep_story(text, len(ids))]
-            ended = [part for ids in kept for part in ((ids[:512],) if original and len(ids) > 512 else (ids, eot))]
+            cut = lambda ids: original and len(ids) > 512
+            ended = [part for ids in kept for part in ((ids[:512],) if cut(ids) else (ids, eot))]
             yield texts, len(kept), np.concatenate([eot[:0], *ended])
             bar.update(len(texts))
 
 # %% ../nbs/03_data.ipynb #55349268
 def _tokens(texts, tokenizer, dtype) -> list: # an array of ids a text
     "Tokenize texts, long ones piece by piece"
+    def ids_of(batch): return [np.array(e.ids, dtype) for e in tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
+
     for text in texts: check_text(text, "a story")
-    call = lambda batch: [np.array(e.ids, dtype) for e in tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
     with _no_panic("the tokenizer fails on a story"):
-        short = iter(call([t for t in texts if len(t) <= PIECE]))
-        return [next(short) if len(t) <= PIECE else np.concatenate([ids for batch in _batches(_pieces(t)) for ids in call(batch)]) for t in texts]
+        short = iter(ids_of([t for t in texts if len(t) <= PIECE]))
+        long = (np.concatenate([ids for batch in _batches(_pieces(t)) for ids in ids_of(batch)]) for t in texts if len(t) > PIECE)
+        return [next(short if len(t) <= PIECE else long) for t in texts]
 
 def _check_bytes(texts, encoded, sizes):
     "Raise ValueError if the tokens of a story do not stand for its bytes"
     for text, ids in zip(texts, encoded):
-        if sizes[ids].sum() == len(text.encode()): continue
+        got, wanted = sizes[ids].sum(), len(text.encode())
+        if got == wanted: continue
         if EOT in text: raise ValueError(f"the story {text[:40]!r} holds {EOT}: part it with split_stories")
-        raise ValueError(f"the tokenizer does not give the story {text[:40]!r} back: its tokens stand for {sizes[ids].sum():,} bytes, "
-                         f"the story has {len(text.encode()):,}. Train one with train_bpe")
+        raise ValueError(f"the tokenizer does not give the story {text[:40]!r} back: its tokens stand for {got:,} bytes, "
+                         f"the story has {wanted:,}. Train one with train_bpe")
 
 # %% ../nbs/03_data.ipynb #4d01e988
 def _write_shard(path, batches, shard_tokens) -> dict:
-    "Write batches into a shard until it is full; returns what `store.json` says about it. There is no file if no story was left"
+    "Write batches into a shard until it is full; returns what `store.json` says about it. No story, no file"
     total, read, part = Counter(texts=0, stories=0, tokens=0), hashlib.sha256(), path.with_suffix(".part")
     try:
         with open(part, "wb") as f:
@@ -604,7 +633,9 @@ def _write_shard(path, batches, shard_tokens) -> dict:
                 _hash_texts(read, texts)
                 total.update(texts=len(texts), stories=stories, tokens=len(tokens))
                 if total["tokens"] >= shard_tokens: break
-            with naming(path): f.flush(); os.fsync(f.fileno())
+            with naming(path):
+                f.flush()
+                os.fsync(f.fileno())
         about = dict(total, texts_sha256=read.hexdigest(), sha256=_sha256(part))
         if total["tokens"]:
             os.replace(part, path)
@@ -638,8 +669,9 @@ def _skip(stories, shards, folder):
     for shard in shards:
         read = hashlib.sha256()
         for text in islice(stories, shard["texts"]): _hash_texts(read, [text])
-        if read.hexdigest() != shard["texts_sha256"]:
-            raise ValueError(f"these are not the texts that {folder} was made of: give the same ones, or another folder, or delete that one to begin anew")
+        if read.hexdigest() == shard["texts_sha256"]: continue
+        raise ValueError(f"these are not the texts that {folder} was made of: give the same ones, or another folder, "
+                         "or delete that one to begin anew")
 
 # %% ../nbs/03_data.ipynb #576e5ee0
 @dataclass(frozen=True)
@@ -718,23 +750,22 @@ def overlap(
     return np.array([f.mean() if len(f) else 0. for f in found])
 
 # %% ../nbs/03_data.ipynb #bf1bfaf6
-NEAR = .35                  # share of its runs from which on a text is called a near copy of its nearest story; chosen below
+NEAR = .35                  # from this share on, a text is called a near copy of its nearest story
 
 def nearest(
     train, # training texts
     texts, # texts to look for in them
     n:int=3, # words in a run
     stock:int=100, # runs that occur in more training texts than this do not count
-) -> tuple[np.ndarray, np.ndarray]: # (texts,) share of each text's runs in the training text that has most of them; (texts,) its number
+) -> tuple[np.ndarray, np.ndarray]: # (texts,) share of each text's runs in its nearest training text, and the number of that
     "Find the training text with which each text shares most of its runs of `n` words"
-    from scipy.sparse import csr_array
     known = [np.unique(_run_hashes(_plain(t), n)) for t in train]
     runs, counts = np.unique(np.concatenate(known), return_counts=True)
-    stocked = runs[counts > stock]
-    table = lambda rows: _incidence(rows, runs[counts <= stock], csr_array)
-    rows, there = [np.setdiff1d(_run_hashes(_plain(t), n), stocked) for t in texts], table(known).T.tocsr()
-    shared = [table(rows[i:i+256]) @ there for i in range(0, len(rows), 256)]
-    most, number = (np.concatenate([np.ravel(f(s)) for s in shared]) for f in (lambda s: s.max(axis=1).toarray(), lambda s: s.argmax(axis=1)))
+    rare, stocked = runs[counts <= stock], runs[counts > stock]
+    rows, there = [np.setdiff1d(_run_hashes(_plain(t), n), stocked) for t in texts], _incidence(known, rare).T.tocsr()
+    shared = [_incidence(rows[i:i+256], rare) @ there for i in range(0, len(rows), 256)]
+    most = np.concatenate([s.max(axis=1).toarray().ravel() for s in shared])
+    number = np.concatenate([np.ravel(s.argmax(axis=1)) for s in shared])
     return most / np.maximum(1, [len(r) for r in rows]), number
 
 # %% ../nbs/03_data.ipynb #20cf1db9
@@ -742,9 +773,10 @@ def _plain(text):
     "A text without the punctuation at the ends of its words"
     return " ".join(w for w in (w.strip("\"“”'‘’.,!?;:()-*") for w in text.split()) if w)
 
-def _incidence(rows, columns, kind):
+def _incidence(rows, columns):
     "A sparse matrix of (rows, columns) with a 1 where a row's array holds the column's number"
+    from scipy.sparse import csr_array
     row, value = np.repeat(np.arange(len(rows)), [len(r) for r in rows]), np.concatenate(rows)
     column = np.minimum(np.searchsorted(columns, value), len(columns) - 1)
     hit = columns[column] == value
-    return kind((np.ones(hit.sum(), np.float32), (row[hit], column[hit])), shape=(len(rows), len(columns)))
+    return csr_array((np.ones(hit.sum(), np.float32), (row[hit], column[hit])), shape=(len(rows), len(columns)))
