@@ -110,6 +110,17 @@ def test_a_best_checkpoint_damaged_while_the_run_goes_on_is_not_sealed(straight,
     assert (folder/"model.safetensors").read_bytes() == (straight/"checkpoints"/"step-0000030"/"model.safetensors").read_bytes()
 
 
+def test_the_best_weights_are_written_one_at_a_time(tmp_path, environment, monkeypatch):
+    import torch.distributed.checkpoint as dcp
+    real, held = dcp.load, []
+    def noting(tensors, **more):
+        held.append(sum(t.numel() for t in tensors.values()))
+        return real(tensors, **more)
+    monkeypatch.setattr(dcp, "load", noting)
+    run = train("smoke", out=tmp_path/"run", **HOW | dict(steps=10))
+    assert held and max(held) == max(p.numel() for p in run.model.parameters())
+
+
 # the log
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
