@@ -292,7 +292,7 @@ def test_scoring_shows_a_bar_on_a_terminal(monkeypatch):
     monkeypatch.setattr(train, "tqdm", lambda *args, **named: tqdm(*args, **named | dict(delay=0)))
     run = train.Run("bundled")
     train.evaluate_stories(run.model, run.tokenizer, load_stories("valid")[:3])
-    assert "scoring" in terminal.getvalue() and "1/1" in terminal.getvalue()
+    assert "scoring" in terminal.getvalue() and "100%" in terminal.getvalue()
 
 
 def test_a_second_run_asks_before_it_overwrites(run):

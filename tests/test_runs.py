@@ -12,7 +12,7 @@ import pytest
 from tinyrope.train import Run, train
 
 HOW = dict(device="cpu", eval_every=10, max_stories=60)
-TIMES = ("seconds", "tokens_per_second", "mfu")
+TIMES = ("seconds", "tokens_per_second", "mfu", "first_step_seconds")
 DIVERGING = dict(HOW, learning_rate=1000., steps=20)            # the loss stays a number, but e to the loss is none
 
 

@@ -8,13 +8,13 @@ Docs: https://tinyrope.github.io/tinyrope/checkpoint.html.md"""
 __all__ = ['NUMBER', 'CONFIG', 'LOGS', 'WRITTEN', 'TEMPORARY', 'CHECKPOINT', 'UNFINISHED', 'NO_LOCKS', 'EVALUATION', 'ROWS',
            'RESULT', 'misfit', 'read_json', 'read_record', 'config_hash', 'read_config', 'advice_when_full',
            'write_file', 'append_row', 'write_pieces', 'step_name', 'step_of', 'checkpoints_in', 'refuse_links',
-           'check_folder', 'take_lock', 'locked', 'end_with_parent', 'heard_from_first', 'sole_writer', 'wait_for_all',
-           'Progress', 'read_progress', 'optimizer_tensors', 'tensor_bytes', 'weights_of', 'write_tensors',
-           'read_state', 'is_sharded', 'save_sharded', 'first_error', 'check_headers', 'save_checkpoint', 'seal',
-           'sealed_rows', 'rows_to_seal', 'unlisted', 'damage', 'is_whole', 'newest_checkpoint', 'lines_of',
-           'read_rows', 'set_aside', 'salvage', 'changed_rows', 'what_changed', 'restore_rows', 'load_weights',
-           'merge_weights', 'pointed', 'Run', 'pack', 'save', 'point', 'validation_losses', 'checked_best',
-           'clear_away', 'restore']
+           'check_folder', 'take_lock', 'locked', 'end_with_parent', 'from_first', 'heard_from_first', 'sole_writer',
+           'wait_for_all', 'Progress', 'read_progress', 'optimizer_tensors', 'tensor_bytes', 'weights_of',
+           'write_tensors', 'read_state', 'is_sharded', 'save_sharded', 'first_error', 'check_headers',
+           'save_checkpoint', 'seal', 'sealed_rows', 'rows_to_seal', 'unlisted', 'damage', 'is_whole',
+           'newest_checkpoint', 'lines_of', 'read_rows', 'set_aside', 'salvage', 'changed_rows', 'what_changed',
+           'restore_rows', 'load_weights', 'merge_weights', 'pointed', 'Run', 'pack', 'save', 'point',
+           'validation_losses', 'checked_best', 'clear_away', 'restore']
 
 # %% ../nbs/checkpoint.ipynb #bfcf067a
 import errno
@@ -270,14 +270,20 @@ def end_with_parent() -> threading.Event: # set it to end the watch
     threading.Thread(target=watch, daemon=True).start()
     return over
 
+def from_first(
+    value, # of this process
+): # the value that the first process has
+    "Tell the other processes of a run what the first one has"
+    told = [value]
+    if dist.is_initialized(): dist.broadcast_object_list(told)
+    return told[0]
+
 def heard_from_first(
     error:Exception|None, # what went wrong in the first process
 ) -> Exception|None: # the same, in all processes
     "Tell the other processes of a run what went wrong in the first one"
-    if not dist.is_initialized(): return error
-    told = [error and str(error)]
-    dist.broadcast_object_list(told)
-    return error or told[0] and FileExistsError(told[0])
+    said = from_first(error and str(error))
+    return error or said and FileExistsError(said)
 
 @contextmanager
 def sole_writer(
@@ -285,7 +291,7 @@ def sole_writer(
     resume:bool, # go on with the run that is there?
 ):
     "Be the only writer of a run folder. Raises FileExistsError, OSError or ValueError if refused"
-    folder, error = Path(folder), None
+    folder, error = Path(from_first(str(folder))), None
     with ExitStack() as stack:
         if not dist.is_initialized() or dist.get_rank() == 0:
             try:
