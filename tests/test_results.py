@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 FROM_RESULTS = ("claims", "05_eval_attention", "07_studies", "08_scoreboard", "09_stories", "benchmarks", "index")
 EXECUTED = os.environ.get("TINYROPE_EXECUTED")          # a folder of notebooks that `nbdev-test --save` has just executed: all are compared
 PAGES = sorted(p.stem for p in (ROOT/"nbs").glob("*.ipynb")) if EXECUTED else FROM_RESULTS
-TIMES = r"[\d,.]+ tokens/s|'(?:seconds|tokens_per_second|mfu)': [^,}]+"
+TIMES = r"[\d,.]+ tokens/s|\b[\d.]+ s\b|'(?:seconds|tokens_per_second|mfu|first_step_seconds)': [^,}]+"
 NUMBER = r"-?\d[\d,]*\.?\d*(?:e[+-]?\d+)?"
 
 
