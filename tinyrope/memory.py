@@ -55,7 +55,7 @@ def memory_of(
     if device.type == "cuda": return torch.cuda.get_device_properties(device).total_memory
     if device.type == "mps": return torch.mps.recommended_max_memory()
     import psutil
-    limits = (Path("/sys/fs/cgroup")/name for name in ("memory.max", "memory/memory.limit_in_bytes"))
+    limits = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
     found = [p.read_text().strip() for p in limits if p.exists()]       # of a container
     return min(psutil.virtual_memory().total, *(int(n) for n in found if n.isdigit()))
 

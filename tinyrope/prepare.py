@@ -40,7 +40,8 @@ def texts_of(
     "Read the training or validation texts of a run"
     if c.original_data: return iter(_original_parts(c.corpus, c.max_stories)[split == "valid"])
     own = validation_split(c.corpus)
-    texts = islice(read_stories(c.corpus, own if own and split == "valid" else "train"), c.max_stories)
+    source = own if own and split == "valid" else "train"
+    texts = islice(read_stories(c.corpus, source), c.max_stories)
     if not own: texts = (s for i, s in enumerate(texts) if (i % 25 == 24) == (split == "valid"))
     return islice(texts, 2000 if split == "valid" else None)
 
@@ -50,7 +51,7 @@ def _original_parts(corpus, max_stories):
 
 # %% ../nbs/prepare.ipynb #037167f4
 def _make_tokenizer(c, vocab_size, place):
-    "Find the tokenizer at `place` (plus its hash), or train it. Raises ValueError if it was changed"
+    "Find the tokenizer at `place` plus its hash, or train it. Raises ValueError if it was changed"
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock"):
         found = next(place.parent.glob(f"{place.name}-*.json"), None)
@@ -70,6 +71,7 @@ class RunData(NamedTuple):
     train:TokenStore    # training tokens
     valid:TokenStore    # validation tokens
 
+# %% ../nbs/prepare.ipynb #52e94039
 def prepare(
     c, # a `TrainConfig`: names the corpus and the tokenizer
     vocab_size:int, # of a tokenizer that has to be trained
@@ -81,8 +83,8 @@ def prepare(
         tokenizer_file = _make_tokenizer(c, vocab_size, place)
     tokenizer = load_tokenizer(tokenizer_file)
     name = _hash_of(source, c, tokenizer_hash(tokenizer))
-    stores = (_find_store(c, split, tokenizer, folder/f"{split}-{name}") for split in ("train", "valid"))
-    return RunData(tokenizer, *stores)
+    train = _find_store(c, "train", tokenizer, folder/f"train-{name}")
+    return RunData(tokenizer, train, _find_store(c, "valid", tokenizer, folder/f"valid-{name}"))
 
 def _hash_of(source, c, *more):
     "Hash all that a tokenizer or a store depends on"
@@ -90,7 +92,7 @@ def _hash_of(source, c, *more):
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 def _find_store(c, split, tokenizer, place):
-    "Open the store at `place`, whose name says what it holds, or build it; of several processes one does"
+    "Open the store at `place`, or build it; of several processes one does"
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock"):
         if place.exists(): return TokenStore(place)

@@ -23,7 +23,8 @@ def pick_device(
 ) -> torch.device:
     "Choose a device. Raises ValueError for one that is not there"
     kind, _, index = name.partition(":")
-    available = ["cuda"]*torch.cuda.is_available() + ["mps"]*torch.backends.mps.is_available() + ["cpu"]
+    has = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
+    available = [k for k, is_there in has.items() if is_there]
     if name == "auto": kind = available[0]
     has_index = kind == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count()
     if kind not in available or index and not has_index:

@@ -92,8 +92,8 @@ def _check_training(c):
     if (c.steps is None) == (c.epochs is None):
         raise ValueError(f"give either steps or epochs, got steps={c.steps}, epochs={c.epochs}")
     if c.keep_every % c.eval_every:
-        raise ValueError(f"keep_every must be a multiple of eval_every={c.eval_every}, when checkpoints "
-                         f"are saved; got {c.keep_every}")
+        raise ValueError(f"keep_every must be a multiple of eval_every={c.eval_every}, when "
+                         f"checkpoints are saved; got {c.keep_every}")
 
 # %% ../nbs/04_train.ipynb #3cd17c5c
 _laptop = TrainConfig()
@@ -220,8 +220,8 @@ def check_draws(
     before, after = _draws(then), _draws(now)
     changed = {k: (v, after[k]) for k, v in before.items() if v != after[k]}
     if changed:
-        raise ValueError("dropout draws by micro-batch, process and device, and would draw others than "
-                         f"the run did (then, now): {changed}; resume with the same ones")
+        raise ValueError("dropout draws by micro-batch, process and device, and would draw others "
+                         f"than the run did (then, now): {changed}; resume with the same ones")
 
 def _draws(about):
     "Look up what the draws of dropout depend on"
@@ -311,11 +311,13 @@ def _note_evaluation(p, val_loss, min_gain):
     p.no_gain, p.loss_sum, p.loss_count = 0 if gained else p.no_gain + 1, 0., 0
 
 # %% ../nbs/04_train.ipynb #611f6fa8
-PROMPTS = ("Once upon a time", "Tom found a ball. He kicked th", "The dragon was big and scary")   # the last two: the original's
+# the last two are the original's
+PROMPTS = "Once upon a time", "Tom found a ball. He kicked th", "The dragon was big and scary"
 _ROW = ("step {step:>6}  train loss {train_loss:.3f}  val loss {val_loss:.3f}  "
         "perplexity {val_perplexity:.2f}  bits/byte {val_bits_per_byte:.3f}  "
         "{tokens_per_second:,} tokens/s")
 
+# %% ../nbs/04_train.ipynb #817531ba
 @dataclass(frozen=True)
 class Recorder:
     "Evaluates a run, and writes into its folder"
@@ -359,7 +361,8 @@ def _run_training(t, recorder):
     restore(t, recorder.folder)
     try:
         with stop_on_request() as stopped: done = fit(t, recorder, stopped, machine)
-    except FloatingPointError as e: raise FloatingPointError(f"{e}; {_last_good(recorder.folder)}") from e
+    except FloatingPointError as e:
+        raise FloatingPointError(f"{e}; {_last_good(recorder.folder)}") from e
     finally: recorder.log.track(lambda run: run.finish())
     if done and recorder.log.active: _finish(t, recorder)
     if done: wait_for_all()                             # the first process scores alone
@@ -378,24 +381,26 @@ def _finish(t, recorder):
     model, digest = _best_model(t, folder)
     scores = evaluate_stories(model, tokenizer, stories_in(valid_store, tokenizer))
     if not math.isfinite(scores["perplexity"]):
-        raise FloatingPointError(f"the run has diverged: its best validation loss is {scores['loss']:.4g} "
-                                 "nats per token. Start a new run with a lower learning rate")
+        raise FloatingPointError("the run has diverged: its best validation loss is "
+                                 f"{scores['loss']:.4g} nats per token. Start a new run with a lower learning rate")
     result = dict(best_step=t.progress.best_step, seconds=round(t.progress.seconds, 1),
                   model_sha256=digest, **scores)
     write_file(folder/"result.json", json.dumps(result, indent=1))
     for name in LOGS: restore_rows(folder/name, folder/"checkpoints"/step_name(t.progress.step))
     draw_curves(Run(folder))
-    print("\nvalidation, {stories:,} stories: loss {loss:.4f} nats per token, perplexity {perplexity:.3f}, "
-          "{bits_per_byte:.4f} bits per byte\n".format(**result))
+    print("\nvalidation, {stories:,} stories: loss {loss:.4f} nats per token, "
+          "perplexity {perplexity:.3f}, {bits_per_byte:.4f} bits per byte\n".format(**result))
     for i, prompt in enumerate(PROMPTS):
         text = sample_story(model, tokenizer, prompt, seed=i)
-        recorder.log.write("samples.jsonl", dict(step=t.progress.step, prompt=prompt, text=text, final=True))
+        row = dict(step=t.progress.step, prompt=prompt, text=text, final=True)
+        recorder.log.write("samples.jsonl", row)
         print(text + "\n")
     print(f"run      {folder}\ncurves   {folder/'curves.png'}\n"
           f"stories  tinyrope-generate --model {folder} \"Once upon a time\"")
 
+# %% ../nbs/04_train.ipynb #3754820c
 def _best_model(t, folder):
-    "Merge the weights of the best whole checkpoint into model.safetensors; returns model and SHA-256"
+    "Merge the weights of the best whole checkpoint into one file; returns model and SHA-256"
     t.progress = checked_best(t.progress, folder)
     point(t.progress, folder)
     path, best = folder/"model.safetensors", folder/"checkpoints"/step_name(t.progress.best_step)
@@ -432,6 +437,7 @@ class Job:
     wandb:str               # "disabled", "offline" or "online"
     overrides:dict          # fields changed by name
 
+# %% ../nbs/04_train.ipynb #ea803aaa
 def describe(
     job:Job, # what was asked for
     data:RunData, # what it reads
@@ -441,9 +447,10 @@ def describe(
     import tokenizers
     versions = dict(python=platform.python_version(), torch=torch.__version__,
                     tokenizers=tokenizers.__version__, safetensors=safetensors.__version__)
-    about = dict(preset=job.preset, model=asdict(job.model), train=asdict(job.config), versions=versions,
-                 device=str(job.device), processes=job.world, train_sha256=data.train.about["sha256"],
-                 valid_sha256=data.valid.about["sha256"], tokenizer_sha256=tokenizer_hash(data.tokenizer))
+    about = dict(preset=job.preset, model=asdict(job.model), train=asdict(job.config),
+                 versions=versions, device=str(job.device), processes=job.world,
+                 train_sha256=data.train.about["sha256"], valid_sha256=data.valid.about["sha256"],
+                 tokenizer_sha256=tokenizer_hash(data.tokenizer))
     return about | dict(sha256=config_hash(about))
 
 # %% ../nbs/04_train.ipynb #da73b6f6
@@ -467,6 +474,7 @@ def _check_same(folder, about):
         if old[part] == about[part]: continue
         raise ValueError(f"{folder} was trained on other data ({part} differs): give another `out`")
 
+# %% ../nbs/04_train.ipynb #97369b06
 def _open_folder(folder, about, tokenizer, rank):
     "Write config and tokenizer of a new run; raise ValueError if an old one is not the same"
     if (folder/"config.json").exists(): _check_same(folder, about)
@@ -507,12 +515,12 @@ def make_trainer(
     device:torch.device, # of this process
     shard:bool = False, # spread the model over the processes?
 ) -> Trainer:
-    "Make the model from the seed, and its trainer. Raises ValueError if batch and processes do not fit"
+    "Make the model from the seed, and its trainer. Raises ValueError if the batch cannot be parted"
     rank, world = rank_and_world()
     batches = Batches(store, config.batch_size, model_config.seq_len, config.seed, rank, world)
     if config.batch_size % (parts := world*config.accumulate):
-        raise ValueError(f"batch_size={config.batch_size} on {world} process(es) cannot be taken in "
-                         f"{config.accumulate} equal parts: make it a multiple of {parts}")
+        raise ValueError(f"batch_size={config.batch_size} on {world} process(es) cannot be taken "
+                         f"in {config.accumulate} equal parts: make it a multiple of {parts}")
     steps = config.steps or max(1, int(config.epochs*batches.n_blocks/config.batch_size))
     torch.manual_seed(config.seed)
     model = Transformer(model_config)
@@ -532,7 +540,7 @@ def train(
     shard:bool = False, # spread the model over the processes of torchrun (FSDP), instead of a copy in each
     **overrides, # fields of `ModelConfig` or `TrainConfig`
 ) -> Run:
-    "Train a model and return its run. Raises ValueError, FileNotFoundError or FileExistsError that say what to do"
+    "Train a model, return its run. Raises ValueError, FileNotFoundError or FileExistsError"
     if steps is not None: overrides["steps"] = steps
     model_config, config = configure(preset, seed=seed, **overrides)
     place = out or default_folder(preset, resume)
@@ -540,9 +548,11 @@ def train(
         job = Job(preset, model_config, config, pick_device(device), world, shard, wandb, overrides)
         t, recorder = _set_up(job, folder)
         if not _run_training(t, recorder) and rank == 0:
-            print(f"stopped at step {t.progress.step}, saved; to go on:\n{resume_command(job, folder)}")
+            again = resume_command(job, folder)
+            print(f"stopped at step {t.progress.step}, saved; to go on:\n{again}")
         return Run(folder)
 
+# %% ../nbs/04_train.ipynb #c32cf494
 def _set_up(job, folder):
     "Make trainer and recorder of a run, and open its folder"
     rank, c = rank_and_world()[0], job.config
@@ -567,7 +577,8 @@ def resume_command(
     "Spell the command that resumes a run (of several processes: on one machine)"
     start, place = ["tinyrope-train"], str(job.device)
     if job.world > 1:
-        start = ["torchrun", "--standalone", "--nproc-per-node", str(job.world), "-m", "tinyrope.train"]
+        start = ["torchrun", "--standalone", "--nproc-per-node", str(job.world)]
+        start += ["-m", "tinyrope.train"]
         place = job.device.type
     settings = [part for k, v in job.overrides.items() for part in ("--set", f"{k}={v}")]
     tracking = ["--wandb", job.wandb] if job.wandb != "disabled" else []
