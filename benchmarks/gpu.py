@@ -24,7 +24,7 @@ import gpu_speed
 import torch
 from tinyrope.ledger import provenance, write_result
 from tinyrope.studies import SCALES, STUDIES, base_model, before, prepare_corpora, run_study
-from tinyrope.train import pick_device
+from tinyrope.processes import pick_device
 
 
 def studies(a, check, save):

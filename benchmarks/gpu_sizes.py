@@ -11,7 +11,9 @@ from limits import average
 from tinyrope.checkpoint import pack
 from tinyrope.data import SHA256, load_stories
 from tinyrope.model import count_parameters
-from tinyrope.train import configure, evaluate_stories, prepare, train
+from tinyrope.metrics import evaluate_stories
+from tinyrope.prepare import prepare
+from tinyrope.train import configure, train
 
 SHIPPED = 12e6                  # bytes of weights in fp16 that the package may carry
 SHAPES = {"3M": dict(dim=192, n_layers=6, n_heads=6), "6M": dict(dim=256, n_layers=6, n_heads=4), "15M": dict(dim=384, n_layers=8, n_heads=6),

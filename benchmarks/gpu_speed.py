@@ -11,7 +11,10 @@ from common import show, wait
 from tinyrope import model as own
 from tinyrope.data import Batches
 from tinyrope.model import ModelConfig, Transformer
-from tinyrope.train import TrainConfig, can_compile, configure, make_optimizers, prepare
+from tinyrope.optim import make_optimizers
+from tinyrope.prepare import prepare
+from tinyrope.processes import can_compile
+from tinyrope.train import TrainConfig, configure
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from training import LIBRARIES, PRODUCT, SHAPES, Step, as_claimed, measure, plain, tinyrope

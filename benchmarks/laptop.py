@@ -13,7 +13,8 @@ from statistics import median
 
 from common import cpu_name
 from tinyrope.data import load_stories
-from tinyrope.train import Run, evaluate_stories
+from tinyrope.metrics import evaluate_stories
+from tinyrope.train import Run
 
 
 def measure(seed, folder):

@@ -16,7 +16,8 @@ import torch
 from common import cpu_name
 from safetensors.torch import load_file
 from tinyrope.data import SHA256, load_stories, train_bpe
-from tinyrope.train import Run, evaluate_stories, train
+from tinyrope.metrics import evaluate_stories
+from tinyrope.train import Run, train
 
 STEPS, SHARES, FEW = 384, (1, 4, 8, 16, 32), 32
 AGAINST = {"dropout 0.1": dict(dropout=.1), "weight decay 1": dict(weight_decay=1.),

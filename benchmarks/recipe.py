@@ -16,7 +16,8 @@ from statistics import median
 import torch
 from common import cpu_name
 from tinyrope.model import Transformer
-from tinyrope.train import configure, make_optimizers, train
+from tinyrope.optim import make_optimizers
+from tinyrope.train import configure, train
 
 START = dict(batch_size=16, decay=1.)           # the default run was like this; what won is the default now
 RECIPES = {"start": {}, "AdamW alone": dict(optimizer="adamw"), "AdamW alone, rate × 2": dict(optimizer="adamw", learning_rate=8e-3),

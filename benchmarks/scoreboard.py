@@ -12,7 +12,9 @@ from tinyrope.data import load_stories, load_tokenizer, train_bpe
 from tinyrope.ledger import provenance, write_result
 from tinyrope.model import ModelConfig, count_parameters
 from tinyrope.scoreboard import HFModel, llama2c_tokenizer, load_model, score
-from tinyrope.train import Run, bits_per_byte, pick_device
+from tinyrope.metrics import bits_per_byte
+from tinyrope.processes import pick_device
+from tinyrope.train import Run
 
 TOK512 = "benchmarks/peers/tok512.bin"
 PEERS = {"bundled": dict(model="bundled"),

@@ -36,7 +36,7 @@ def first_word():
 
 def prepare_twice():
     "Seconds to make tokenizer and stores of the default run, and to find them again"
-    code = ("import time; from tinyrope.train import configure, prepare; m, c = configure('laptop')\n"
+    code = ("import time; from tinyrope.prepare import prepare; from tinyrope.train import configure; m, c = configure('laptop')\n"
             "for _ in range(2): start = time.perf_counter(); prepare(c, m.vocab_size); print(time.perf_counter() - start)")
     with tempfile.TemporaryDirectory() as cache:
         done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env={**os.environ, "TINYROPE_CACHE": cache})

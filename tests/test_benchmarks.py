@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 from nbclient import NotebookClient
-from tinyrope.train import can_compile
+from tinyrope.processes import can_compile
 
 STAGES = ("speed-15m", "decoding", "sizes")
 COMPILES = can_compile(torch.device("cpu"))         # where there is no compiler, all that is compiled is left out

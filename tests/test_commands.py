@@ -267,7 +267,9 @@ def test_other_commands_end_with_their_reader(tmp_path, environment):
 def test_memory_is_foreseen_within_a_factor_of_two(tmp_path, environment, changes):
     code = f"""
 import psutil, resource, torch
-from tinyrope.train import configure, make_trainer, memory_needed, prepare
+from tinyrope.memory import memory_needed
+from tinyrope.prepare import prepare
+from tinyrope.train import configure, make_trainer
 cpu = torch.device("cpu")
 c, config = configure("smoke", compile="off", {changes})
 store = prepare(config, c.vocab_size)[1]
@@ -285,13 +287,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024 - before, sum(memo
 def test_scoring_shows_a_bar_on_a_terminal(monkeypatch):
     from tqdm import tqdm
 
-    import tinyrope.train as train
+    import tinyrope.metrics as metrics
+    from tinyrope.train import Run
     class Terminal(io.StringIO):
         def isatty(self): return True
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    monkeypatch.setattr(train, "tqdm", lambda *args, **named: tqdm(*args, **named | dict(delay=0)))
-    run = train.Run("bundled")
-    train.evaluate_stories(run.model, run.tokenizer, load_stories("valid")[:3])
+    monkeypatch.setattr(metrics, "tqdm", lambda *args, **named: tqdm(*args, **named | dict(delay=0)))
+    run = Run("bundled")
+    metrics.evaluate_stories(run.model, run.tokenizer, load_stories("valid")[:3])
     assert "scoring" in terminal.getvalue() and "100%" in terminal.getvalue()
 
 

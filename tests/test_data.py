@@ -9,7 +9,7 @@ import pytest
 
 from conftest import ROOT
 from tinyrope.data import ASSETS
-from tinyrope.train import cache_folder
+from tinyrope.prepare import cache_folder
 
 START = """
 import lzma, os, resource, sys

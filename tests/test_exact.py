@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tinyrope.train import can_compile
+from tinyrope.processes import can_compile
 
 BIN = Path(sys.executable).parent
 ONE, TWO = [sys.executable], [str(BIN/"torchrun"), "--standalone", "--nproc-per-node", "2"]

@@ -73,16 +73,16 @@ def make_best(folder, step):
 
 def test_a_run_that_is_being_written_is_refused_and_free_afterwards(straight, tmp_path, monkeypatch):
     import tinyrope.train as module
-    told, real = [], module.report
+    told, real = [], module.Recorder.report
     def meddle(*args):
         with pytest.raises(FileExistsError) as e: resume(tmp_path/"run")
         told.append(str(e.value))
         return real(*args)
-    monkeypatch.setattr(module, "report", meddle)
+    monkeypatch.setattr(module.Recorder, "report", meddle)
     train("smoke", out=tmp_path/"run", **HOW)
     assert len(told) == 4 and f"is being written by process {os.getpid()} on " in told[0]
     assert timeless(tmp_path/"run") == timeless(straight)
-    monkeypatch.setattr(module, "report", real)
+    monkeypatch.setattr(module.Recorder, "report", real)
     resume(tmp_path/"run")
 
 

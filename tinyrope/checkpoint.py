@@ -10,11 +10,11 @@ __all__ = ['NUMBER', 'CONFIG', 'LOGS', 'WRITTEN', 'TEMPORARY', 'CHECKPOINT', 'UN
            'write_file', 'append_row', 'write_pieces', 'step_name', 'step_of', 'checkpoints_in', 'refuse_links',
            'check_folder', 'take_lock', 'locked', 'end_with_parent', 'from_first', 'heard_from_first', 'sole_writer',
            'wait_for_all', 'Progress', 'read_progress', 'optimizer_tensors', 'tensor_bytes', 'weights_of',
-           'write_tensors', 'read_state', 'is_sharded', 'save_sharded', 'first_error', 'check_headers',
-           'save_checkpoint', 'seal', 'sealed_rows', 'rows_to_seal', 'unlisted', 'damage', 'is_whole',
-           'newest_checkpoint', 'lines_of', 'read_rows', 'set_aside', 'salvage', 'changed_rows', 'what_changed',
-           'restore_rows', 'load_weights', 'merge_weights', 'pointed', 'Run', 'pack', 'save', 'point',
-           'validation_losses', 'checked_best', 'clear_away', 'restore']
+           'write_tensors', 'read_state', 'save_sharded', 'first_error', 'check_headers', 'save_checkpoint', 'seal',
+           'sealed_rows', 'rows_to_seal', 'unlisted', 'damage', 'is_whole', 'newest_checkpoint', 'lines_of',
+           'read_rows', 'set_aside', 'salvage', 'changed_rows', 'what_changed', 'restore_rows', 'load_weights',
+           'merge_weights', 'pointed', 'Run', 'pack', 'save', 'point', 'validation_losses', 'checked_best',
+           'clear_away', 'restore']
 
 # %% ../nbs/checkpoint.ipynb #bfcf067a
 import errno
@@ -44,6 +44,7 @@ from torch import nn
 
 from .data import ASSETS, _sha256, load_tokenizer, sync, tokenizer_hash, write_whole
 from .model import ModelConfig, Transformer
+from .processes import is_sharded
 
 # %% ../nbs/checkpoint.ipynb #26afb7b2
 NUMBER = (int, float)
@@ -386,14 +387,6 @@ def read_state(
              no_dist=alone or not dist.is_initialized())
 
 # %% ../nbs/checkpoint.ipynb #5f2075cc
-def is_sharded(
-    model:nn.Module, # any
-) -> bool:
-    "Tell whether the weights of `model` are sharded over processes"
-    if not dist.is_initialized(): return False
-    from torch.distributed.fsdp import FSDPModule           # takes a second to import
-    return isinstance(model, FSDPModule)
-
 def save_sharded(
     tensors:dict, # name → this process's share
     folder:Path, # where to

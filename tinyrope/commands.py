@@ -151,7 +151,7 @@ def train_command(
 def check_room(model, tokens:int, device):
     "Raise ValueError if the keys and values of so many tokens do not fit into memory"
     from tinyrope.attention import cache_bytes
-    from tinyrope.train import memory_of
+    from tinyrope.memory import memory_of
     c = model.config
     needed, here = cache_bytes(c.n_layers, c.n_kv_heads, c.head_dim, tokens, 4), memory_of(device)
     if needed > here:
@@ -195,7 +195,8 @@ def tell_stories(prompt, name, sampling, max_new_tokens, extend, n, device):
 
     from tinyrope.data import EOT
     from tinyrope.generation import Sampling, newest_run, prompt_ids, stream
-    from tinyrope.train import Run, pick_device
+    from tinyrope.processes import pick_device
+    from tinyrope.train import Run
     first = Sampling(**sampling)
     name = name or newest_run()
     run, device = Run(name), pick_device(device)
@@ -222,8 +223,8 @@ def evaluate_command(
     device:Text = "auto", # auto, cpu, cuda or mps
 ):
     "Score a model on a text. Between tokenizers, only bits per byte can be compared"
+    from tinyrope.processes import pick_device
     from tinyrope.scoreboard import load_model, read_evaluation_text, score
-    from tinyrope.train import pick_device
     device, stories = pick_device(device), read_evaluation_text(text, split)
     result = score(*load_model(model, tokenizer), stories, device)
     lines = [f"{k:16} {v:,.4f}" if type(v) is float else f"{k:16} {v:,}" for k, v in result.items()]

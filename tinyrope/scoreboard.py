@@ -25,9 +25,10 @@ import torch
 from torch import nn
 
 from .data import EOT, _read_txt, load_stories
+from .metrics import evaluate_stories
 from .model import ModelConfig, Transformer
 from .rope import adjacent_to_half
-from .train import Run, evaluate_stories
+from .train import Run
 
 # %% ../nbs/08_scoreboard.ipynb #2bfc9a79
 HEADER = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len")

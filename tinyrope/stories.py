@@ -21,7 +21,7 @@ import numpy as np
 
 from .data import ENDINGS
 from .eval_attention import find_names
-from .train import bits_per_byte, evaluate_stories
+from .metrics import bits_per_byte, evaluate_stories
 
 # %% ../nbs/09_stories.ipynb #d4efb2bf
 def split_opening(
