@@ -12,9 +12,9 @@ __all__ = ['Seed', 'PRESETS', 'PROMPTS', 'MAY_CHANGE', 'SMALLER', 'ROW', 'bits_p
            'Trainer', 'step_seed', 'use_bf16', 'check_draws', 'pick_device', 'own_gpu', 'synchronise', 'processes',
            'stop_on_request', 'matmul_rate', 'Log', 'start_tracker', 'send', 'tell', 'draw_attention', 'draw_curves',
            'fit', 'Stopwatch', 'look', 'progress_bar', 'mean_over_ranks', 'any_rank', 'measure', 'finish', 'best_model',
-           'default_folder', 'describe', 'check_same', 'open_folder', 'can_compile', 'compile_model',
-           'activation_bytes', 'memory_needed', 'memory_of', 'check_memory', 'train', 'make_trainer', 'shard_model',
-           'resume_command', 'run_training', 'last_good', 'report']
+           'describe', 'check_same', 'open_folder', 'can_compile', 'compile_model', 'activation_bytes', 'memory_needed',
+           'memory_of', 'check_memory', 'train', 'make_trainer', 'shard_model', 'resume_command', 'run_training',
+           'last_good', 'report']
 
 # %% ../nbs/04_train.ipynb #d94b3d49
 import errno, hashlib, io, json, math, os, platform, secrets, shlex, shutil, signal, subprocess, sys, tempfile, time, warnings
@@ -35,13 +35,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .attention import document_ids, packed_mask
-from .checkpoint import (LOGS, Progress, Run, append_row, checked_best, config_hash,
-                                 is_sharded, load_weights, merge_weights, point,
-                                 read_config, read_rows, restore, restore_rows, save, set_aside,
-                                 sole_writer, step_name, wait_for_all, weights_of, write_file)
+from .checkpoint import (Progress, Run, checked_best, is_sharded, load_weights,
+                                 merge_weights, restore, save, weights_of, write_pointers)
 from .data import (EMBEDDED, EOT, SHA256, Batches, TokenStore, _sha256, build_store, eval_blocks, load_tokenizer,
                            original_split, read_stories, split_stories, token_bytes, tokenizer_hash, train_bpe, write_whole)
 from .model import SIZES, ModelConfig, Transformer, count_parameters, decode, flops_per_token
+from .run_folder import (LOGS, append_row, config_hash, default_folder, read_config,
+                                 read_rows, restore_rows, set_aside, sole_writer, step_name,
+                                 wait_for_all, write_file)
 from .settings import Count, Settings, Share, Text, checked, number, optional, whole
 
 # %% ../nbs/04_train.ipynb #aec23840
@@ -823,27 +824,12 @@ def finish(t:Trainer, folder:Path, tokenizer, valid_store, log:Log):
 def best_model(t:Trainer, folder:Path) -> tuple: # the model, in eval mode; SHA-256 of its file
     "Write the weights of the best checkpoint to model.safetensors, and load them. Says so if another one has to do"
     t.progress = checked_best(t.progress, folder)
-    point(t.progress, folder)
+    write_pointers(t.progress, folder)
     path, best = folder/"model.safetensors", folder/"checkpoints"/step_name(t.progress.best_step)
     digest = merge_weights({name: w.shape for name, w in weights_of(t.model).items()}, best, path)
     model = Transformer(t.model.config)
     load_weights(model, path, digest)
     return model.to(t.device).eval(), digest
-
-# %% ../nbs/04_train.ipynb #1579dd14
-def default_folder(
-    preset:str, # of the run
-    resume:bool = False, # whether to go on with a run
-    place:Path = Path("runs"), # where runs are
-) -> Path: # a free folder, or the newest run of the preset
-    "Choose the folder of a run that was given none"
-    if resume:
-        started = {p.parent: p.stat().st_mtime_ns for p in place.glob(f"{preset}*/config.json")
-                   if re.fullmatch(r"(-\d+)?", p.parent.name.removeprefix(preset))}
-        if started: return max(started, key=started.get)
-    folder, number = place/preset, 2
-    while os.path.lexists(folder): folder, number = place/f"{preset}-{number}", number + 1
-    return folder
 
 # %% ../nbs/04_train.ipynb #e8484b9d
 def describe(preset, model_config, config, tokenizer, train_store, valid_store, device, world) -> dict:
