@@ -103,7 +103,7 @@ def test_help_names_what_can_be_given(run, command):
     (("tinyrope-generate", "Tom", "--model", "nowhere"), "no run at nowhere"),
     (("tinyrope-generate", "and then " * 600, "--model", "bundled"), "shorten the prompt"),
     (("tinyrope-evaluate", "bundled", "--text", "missing.txt"), "no file missing.txt"),
-    (("tinyrope-evaluate", "bundled"), "give either --text FILE, or --split"),
+    (("tinyrope-evaluate", "bundled"), "give either --text, a file, or --split"),
     (("tinyrope-evaluate", "bundled", "--split", "dev"), "has splits ['train', 'valid', 'test'], got 'dev'"),
     (("tinyrope-evaluate", "nowhere", "--split", "valid"), "no run at nowhere"),
     (("tinyrope-evaluate", "bundled", "--split", "valid", "--tokenizer", TOK512), "leave --tokenizer out"),

@@ -187,7 +187,7 @@ def room_for(
     if extend is not None and (extend not in METHODS or c.position != "rope"):
         raise ValueError(f"extend must be one of {METHODS}, for a model with rotary positions, got {extend!r} and position={c.position!r}")
     if n_prompt >= c.seq_len and not extend:
-        raise ValueError(f"the prompt has {n_prompt - 1} tokens, the context only {c.seq_len}: shorten the prompt, or extend the context (extend='yarn')")
+        raise ValueError(f"the prompt has {n_prompt - 1} tokens, the context only {c.seq_len}: shorten the prompt, or extend the context (`extend='yarn'`)")
     if max_new_tokens is not None and max_new_tokens < 1: raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     return max_new_tokens or room(c.seq_len, n_prompt) - n_prompt
 

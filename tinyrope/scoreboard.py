@@ -306,9 +306,9 @@ def load_model(
     path, on_hub = Path(name), str(name).startswith("hf:")
     if path.is_file():
         model = read_llama2c(path)
-        if tokenizer is None: raise ValueError(f"{name} comes without a tokenizer: add --tokenizer and its file, e.g. tok512.bin")
+        if tokenizer is None: raise ValueError(f"{name} comes without a tokenizer: add `tokenizer`, its file, e.g. tok512.bin")
         return model, llama2c_tokenizer(tokenizer)
-    if tokenizer is not None: raise ValueError(f"{name} is not a llama2.c file: leave --tokenizer out, the tokenizer comes with the model")
+    if tokenizer is not None: raise ValueError(f"{name} is not a llama2.c file: leave `tokenizer` out, the tokenizer comes with the model")
     if on_hub: return read_hf(str(name)[3:], local=False)
     if "model_type" in _fields(path): return read_hf(str(path))
     run = Run(name)
@@ -343,7 +343,7 @@ def read_evaluation_text(
     split:str|None, # or a split of the embedded corpus
 ) -> list:
     "Read the stories to score. Raises FileNotFoundError or ValueError"
-    if (text is None) == (split is None): raise ValueError("give either --text FILE, or --split valid or test")
+    if (text is None) == (split is None): raise ValueError("give either `text`, a file, or `split`, valid or test")
     if split is not None: return list(load_stories(split))
     if not Path(text).is_file(): raise FileNotFoundError(f"no file {text}: give a text file of stories parted by {EOT}")
     return list(_read_txt(text))

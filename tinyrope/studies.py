@@ -103,7 +103,7 @@ def plan(study:str, size:str, seeds:int, folder:Path) -> dict: # (arm, seed) →
     "List the runs of a study. Raises ValueError for an unknown study or size, and for a single seed"
     if study not in STUDIES: raise ValueError(f"unknown study {study!r}: choose from {list(STUDIES)}")
     if size not in SCALES: raise ValueError(f"unknown size {size!r}: choose from {list(SCALES)}")
-    if seeds < 2: raise ValueError(f"an interval needs at least 2 seeds, got {seeds}: give --seeds 3")
+    if seeds < 2: raise ValueError(f"an interval needs at least 2 seeds, got {seeds}: give `seeds=3`")
     scale, place = SCALES[size], Path(folder)/size
     return {(arm, seed): (settings_of(changes, scale), place/run_name(changes, scale, seed))
             for seed in range(seeds) for arm, changes in STUDIES[study].arms(scale, place).items()}
@@ -422,7 +422,7 @@ def prepare_corpora(
     read = [t for _, t in zip(range(texts), read_stories(web))]
     source = dict(web=Path(web).name, web_sha256=hashlib.sha256(EOT.join(read).encode()).hexdigest())
     if (there := folder/"web-source.json").exists():
-        if json.loads(there.read_text()) != source: raise ValueError(f"the runs in {folder} have read other web text: give another --folder")
+        if json.loads(there.read_text()) != source: raise ValueError(f"the runs in {folder} have read other web text: give another `folder`")
         return
     held, kept = read[:texts//10], read[texts//10:]
     size = sum(len(t.encode()) for t in kept)

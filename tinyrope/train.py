@@ -6,7 +6,7 @@ Docs: https://tinyrope.github.io/tinyrope/train.html.md"""
 
 # %% auto #0
 __all__ = ['Seed', 'PRESETS', 'PROMPTS', 'TrainConfig', 'configure', 'Trainer', 'step_seed', 'check_draws', 'fit', 'Recorder',
-           'default_folder', 'Job', 'describe', 'compile_model', 'make_trainer', 'train', 'resume_command']
+           'Job', 'describe', 'compile_model', 'make_trainer', 'train', 'resume_command']
 
 # %% ../nbs/04_train.ipynb #d94b3d49
 import hashlib
@@ -30,10 +30,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .attention import document_ids, packed_mask
-from .checkpoint import (LOGS, Progress, Run, checked_best, config_hash,
-                                 load_weights, merge_weights, point, read_config, read_rows,
-                                 restore, restore_rows, save, set_aside, sole_writer, step_name,
-                                 wait_for_all, weights_of, write_file)
+from .checkpoint import (Progress, Run, checked_best, load_weights, merge_weights, restore,
+                                 save, weights_of, write_pointers)
 from .data import (EMBEDDED, Batches, TokenStore, eval_blocks, token_bytes,
                            tokenizer_hash)
 from .memory import check_memory
@@ -44,6 +42,9 @@ from .prepare import RunData, prepare, stories_in
 from .processes import (any_rank, can_compile, full_tensor, is_sharded, mean_over_ranks,
                                 pick_device, processes, rank_and_world, shard_model,
                                 stop_on_request, use_bf16)
+from .run_folder import (LOGS, config_hash, default_folder, read_config, read_rows,
+                                 restore_rows, set_aside, sole_writer, step_name, wait_for_all,
+                                 write_file)
 from .settings import Count, Settings, Share, Text, checked, number, optional, whole
 from .tracking import (Log, Stopwatch, draw_attention, draw_curves, matmul_speed,
                                sample_story, send, start_tracker)
@@ -398,31 +399,17 @@ def _finish(t, recorder):
     print(f"run      {folder}\ncurves   {folder/'curves.png'}\n"
           f"stories  tinyrope-generate --model {folder} \"Once upon a time\"")
 
+
 # %% ../nbs/04_train.ipynb #3754820c
 def _best_model(t, folder):
     "Merge the weights of the best whole checkpoint into one file; returns model and SHA-256"
     t.progress = checked_best(t.progress, folder)
-    point(t.progress, folder)
+    write_pointers(t.progress, folder)
     path, best = folder/"model.safetensors", folder/"checkpoints"/step_name(t.progress.best_step)
     digest = merge_weights({name: w.shape for name, w in weights_of(t.model).items()}, best, path)
     model = Transformer(t.model.config)
     load_weights(model, path, digest)
     return model.to(t.device).eval(), digest
-
-# %% ../nbs/04_train.ipynb #1579dd14
-def default_folder(
-    preset:str, # of the run
-    resume:bool = False, # whether to go on with a run
-    place:Path = Path("runs"), # where runs are
-) -> Path: # a free folder, or the newest run of the preset
-    "Choose the folder of a run that was given none"
-    if resume:
-        started = {p.parent: p.stat().st_mtime_ns for p in place.glob(f"{preset}*/config.json")
-                   if re.fullmatch(r"(-\d+)?", p.parent.name.removeprefix(preset))}
-        if started: return max(started, key=started.get)
-    folder, number = place/preset, 2
-    while os.path.lexists(folder): folder, number = place/f"{preset}-{number}", number + 1
-    return folder
 
 # %% ../nbs/04_train.ipynb #e8484b9d
 @dataclass(frozen=True)
