@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from common import cpu_name
-from tinyrope.data import SHA256, load_stories
+from tinyrope.corpora import SHA256, load_stories
 from tinyrope.train import Run, evaluate_stories
 
 

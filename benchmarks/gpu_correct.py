@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from tinyrope.attention import document_ids, packed_mask
-from tinyrope.data import load_stories
+from tinyrope.corpora import load_stories
 from tinyrope.generation import Sampling, generate
 from tinyrope.model import SIZES, ModelConfig, Transformer, chunked_cross_entropy
 from tinyrope.train import Run, can_compile, evaluate_stories, orthogonalise

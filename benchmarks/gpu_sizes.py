@@ -9,7 +9,7 @@ from contextlib import redirect_stdout
 import torch
 from limits import average
 from tinyrope.checkpoint import pack
-from tinyrope.data import SHA256, load_stories
+from tinyrope.corpora import SHA256, load_stories
 from tinyrope.model import count_parameters
 from tinyrope.train import configure, evaluate_stories, prepare, train
 

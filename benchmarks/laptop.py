@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 from common import cpu_name
-from tinyrope.data import load_stories
+from tinyrope.corpora import load_stories
 from tinyrope.train import Run, evaluate_stories
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from common import cpu_name
 from safetensors.torch import load_file
-from tinyrope.data import SHA256, load_stories, train_bpe
+from tinyrope.corpora import SHA256, load_stories
+from tinyrope.data import train_bpe
 from tinyrope.train import Run, evaluate_stories, train
 
 STEPS, SHARES, FEW = 384, (1, 4, 8, 16, 32), 32

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from statistics import mean, median
 
-from tinyrope.data import load_stories, load_tokenizer, train_bpe
+from tinyrope.corpora import load_stories
+from tinyrope.data import load_tokenizer, train_bpe
 from tinyrope.ledger import provenance, write_result
 from tinyrope.model import ModelConfig, count_parameters
 from tinyrope.scoreboard import HFModel, llama2c_tokenizer, load_model, score

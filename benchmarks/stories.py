@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tinyrope.data import ASSETS, load_stories
+from tinyrope.corpora import ASSETS, load_stories
 from tinyrope.generation import Sampling, generate
 from tinyrope.ledger import bootstrap, provenance, write_result
 from tinyrope.stories import (CorpusIndex, Language, agreement, bits, distinct, ended_properly, gap, measures, resample, self_bleu, split_opening,

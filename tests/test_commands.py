@@ -17,7 +17,9 @@ from fastcore.script import parse_cli
 
 from conftest import ROOT
 from tinyrope import commands
-from tinyrope.data import EOT, load_stories, load_tokenizer
+from tinyrope.corpora import load_stories
+from tinyrope.data import load_tokenizer
+from tinyrope.store import EOT
 from tinyrope.generation import Sampling
 from tinyrope.model import ModelConfig
 from tinyrope.settings import Text

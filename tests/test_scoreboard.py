@@ -1,6 +1,7 @@
 """Tokenizers that fail in Rust, where Python's `except Exception` does not reach."""
 import pytest
-from tinyrope.data import EOT, load_tokenizer
+from tinyrope.data import load_tokenizer
+from tinyrope.store import EOT
 from tinyrope.model import SIZES, Transformer
 from tinyrope.scoreboard import HFTokenizer, check_tokens, read_hf
 from tokenizers import Regex, Tokenizer, pre_tokenizers

@@ -42,7 +42,10 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 from torch import nn
 
-from .data import ASSETS, _sha256, load_tokenizer, sync, tokenizer_hash, write_whole
+from .corpora import ASSETS
+from .data import load_tokenizer
+from .store import (file_hash, rename_synced, sync, tokenizer_hash, write_whole,
+                            written_whole)
 from .model import ModelConfig, Transformer
 
 # %% ../nbs/checkpoint.ipynb #26afb7b2
@@ -146,19 +149,11 @@ def write_pieces(
     pieces, # yields bytes
 ) -> str: # SHA-256 of what was written
     "Write a file piece by piece, whole or not at all"
-    handle, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     digest = hashlib.sha256()
-    try:
-        with advice_when_full(path), open(handle, "wb") as f:
-            for piece in pieces:
-                f.write(piece)
-                digest.update(piece)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(part, 0o644)               # temporary files are made for their owner alone
-        os.replace(part, path)
-        sync(path.parent)
-    finally: Path(part).unlink(missing_ok=True)
+    with advice_when_full(path), written_whole(path) as file:
+        for piece in pieces:
+            file.write(piece)
+            digest.update(piece)
     return digest.hexdigest()
 
 # %% ../nbs/checkpoint.ipynb #18900bbb
@@ -456,12 +451,11 @@ def seal(
     "Add files and checksums to the tensors in `part`, and bring it to its place"
     for name, text in texts.items(): write_whole(part/name, text)
     for file in part.iterdir(): sync(file)
-    sums = {f.name: _sha256(f) for f in sorted(part.iterdir())}
+    sums = {f.name: file_hash(f) for f in sorted(part.iterdir())}
     write_whole(part/"sha256.json", json.dumps(sums, indent=1))
     sync(part)
     shutil.rmtree(place, ignore_errors=True)
-    part.rename(place)
-    sync(place.parent)
+    rename_synced(part, place)
 
 # %% ../nbs/checkpoint.ipynb #f26cc45f
 def sealed_rows(
@@ -505,7 +499,7 @@ def damage(
         if more := unlisted(checkpoint, sums): return f"{more[0]} has no checksum"
         for name, digest in sums.items():
             if Path(name).name != name or not (checkpoint/name).is_file(): return f"no {name}"
-            if _sha256(checkpoint/name) != digest: return f"the checksum of {name} is wrong"
+            if file_hash(checkpoint/name) != digest: return f"the checksum of {name} is wrong"
         read_progress(checkpoint)
     except FileNotFoundError: return "it is not complete"
     except (OSError, ValueError) as e: return str(e)
@@ -713,7 +707,7 @@ class Run:
         if not path.is_file():
             raise FileNotFoundError(f"no run at {self.folder} (no {name}): train one with "
                                     f"`tinyrope-train --out {self.folder}`, or use 'bundled'")
-        if name in self.sums and _sha256(path) != self.sums[name]:
+        if name in self.sums and file_hash(path) != self.sums[name]:
             raise ValueError(f"{path} is damaged (about.json has another checksum): copy it again")
         return path
 

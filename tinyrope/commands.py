@@ -193,7 +193,7 @@ def tell_stories(prompt, name, sampling, max_new_tokens, extend, n, device):
     "Stream `n` stories to standard output"
     import torch
 
-    from tinyrope.data import EOT
+    from tinyrope.store import EOT
     from tinyrope.generation import Sampling, newest_run, prompt_ids, stream
     from tinyrope.train import Run, pick_device
     first = Sampling(**sampling)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .data import EOT, load_stories
+from .corpora import load_stories
+from .store import EOT
 from .model import Transformer
 
 # %% ../nbs/05_eval_attention.ipynb #85df7de6

@@ -21,7 +21,7 @@ import torch
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
-from .data import EOT
+from .store import EOT
 from .model import Transformer, decode, extend_context
 from .settings import Settings, number, whole
 from .train import Run

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .data import EOT, _read_txt, load_stories
+from .corpora import _read_txt, load_stories
+from .store import EOT
 from .model import ModelConfig, Transformer
 from .rope import adjacent_to_half
 from .train import Run, evaluate_stories

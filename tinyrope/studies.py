@@ -28,7 +28,9 @@ import torch
 from filelock import FileLock, Timeout
 from torch.nn.functional import cross_entropy
 
-from .data import EOT, load_stories, load_tokenizer, read_stories, split_stories, train_bpe, word_counts, write_whole
+from .corpora import load_stories, read_stories, split_stories
+from .data import load_tokenizer, train_bpe, word_counts
+from .store import EOT, write_whole
 from .eval_attention import SCORES, head_scores, name_pairs, probe, read_alike
 from .ledger import mean_interval, provenance, read_study, write_result
 from .model import SIZES, ModelConfig, Transformer, count_parameters, extend_context, new_cache

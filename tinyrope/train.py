@@ -39,8 +39,10 @@ from .checkpoint import (LOGS, Progress, Run, append_row, checked_best, config_h
                                  is_sharded, load_weights, merge_weights, point,
                                  read_config, read_rows, restore, restore_rows, save, set_aside,
                                  sole_writer, step_name, wait_for_all, weights_of, write_file)
-from .data import (EMBEDDED, EOT, SHA256, Batches, TokenStore, _sha256, build_store, eval_blocks, load_tokenizer,
-                           original_split, read_stories, split_stories, token_bytes, tokenizer_hash, train_bpe, write_whole)
+from .corpora import EMBEDDED, SHA256, read_stories, split_stories
+from .data import Batches, eval_blocks, load_tokenizer, original_split, train_bpe
+from .store import (EOT, TokenStore, build_store,
+                            file_hash, token_bytes, tokenizer_hash, write_whole)
 from .model import SIZES, ModelConfig, Transformer, count_parameters, decode, flops_per_token
 from .settings import Count, Settings, Share, Text, checked, number, optional, whole
 
@@ -326,7 +328,7 @@ def configure(
 # %% ../nbs/04_train.ipynb #ae5ea236
 from platformdirs import user_cache_path
 
-from .data import corpus_id, validation_split
+from .corpora import corpus_id, validation_split
 
 # %% ../nbs/04_train.ipynb #04a3ba7d
 def cache_folder() -> Path:
@@ -362,7 +364,7 @@ def make_tokenizer(
             text = train_bpe(islice(texts_of(c, "train"), 10**6), vocab_size).to_str()
             found = place.with_name(f"{place.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json")
             write_whole(found, text)
-    if not found.stem.endswith(_sha256(found)[:16]): raise ValueError(f"the tokenizer {found} is damaged: delete it, and it is made again")
+    if not found.stem.endswith(file_hash(found)[:16]): raise ValueError(f"the tokenizer {found} is damaged: delete it, and it is made again")
     return found
 
 
