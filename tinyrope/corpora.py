@@ -188,6 +188,7 @@ def _is_network(e) -> bool:
     if isinstance(e, (ConnectionError, TimeoutError, *kinds)): return True
     return e.__cause__ is not None and _is_network(e.__cause__)
 
+# %% ../nbs/corpora.ipynb #52561b80
 @contextmanager
 def _explained(name):
     "Give errors of the libraries that read a data set its name, and those of the network an advice"
@@ -209,14 +210,20 @@ def _explained(name):
         raise
 
 # %% ../nbs/corpora.ipynb #4a19aa6f
-_MAX_ROWS = 2**31           # bytes of text in a row group
-
 def _rows(name, /, **kwargs):
     "Yield the texts of what `datasets` loads"
     import datasets
     datasets.disable_progress_bars()
     with _explained(name):
         for row in datasets.load_dataset(**kwargs): yield _field(row, name)
+
+def _read_hub(source, split, streaming):
+    path, config, revision = source
+    texts = _rows(path, path=path, name=config, revision=revision, split=split, streaming=streaming)
+    return _stories(texts, path)
+
+# %% ../nbs/corpora.ipynb #ed5ed14a
+_MAX_ROWS = 2**31           # bytes of text in a row group
 
 def _group_sizes(name):
     "Yield the uncompressed bytes of each column of each row group of a parquet file"
@@ -234,11 +241,6 @@ def _read_parquet(name, streaming):
                              "write it anew with smaller ones")
         yield from _rows(name, path="parquet", data_files=name, split="train", streaming=streaming)
     return _stories(rows(), name)
-
-def _read_hub(source, split, streaming):
-    path, config, revision = source
-    texts = _rows(path, path=path, name=config, revision=revision, split=split, streaming=streaming)
-    return _stories(texts, path)
 
 # %% ../nbs/corpora.ipynb #7ef2bee6
 def validation_split(

@@ -106,6 +106,7 @@ def load_tokenizer(
                          "train one with train_bpe")
     return tokenizer
 
+# %% ../nbs/03_data.ipynb #430b2d16
 def _tokenizer_text(name) -> str:
     "Read a tokenizer.json. Raises FileNotFoundError if there is none"
     if str(name) == "gpt2":
