@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 from common import cpu_name
-from tinyrope.data import SHA256, load_stories
+from tinyrope.checkpoint import Run
+from tinyrope.corpora import SHA256, load_stories
 from tinyrope.metrics import evaluate_stories
-from tinyrope.train import Run
 
 
 def main():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tinyrope.ledger import cpu_name, hardware, versions
+from tinyrope.ledger import hardware, versions
 
 WARM_UP = 2         # rounds that are not counted
 

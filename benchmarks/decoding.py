@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from common import build, compare, parser, show, take_turns, write
 from tinyrope.model import ModelConfig, Transformer, decode
-from tinyrope.rope import adjacent_to_half
 from tinyrope.processes import can_compile
+from tinyrope.rope import adjacent_to_half
 
 CONFIG = ModelConfig(vocab_size=4096, dim=288, n_layers=6, n_heads=6, hidden_dim=768, seq_len=512)
 FIRST, NEW = 1, 256         # the prompt, which is what llama2.c begins with, and the number of tokens to generate

@@ -23,8 +23,8 @@ import gpu_sizes
 import gpu_speed
 import torch
 from tinyrope.ledger import provenance, write_result
-from tinyrope.studies import SCALES, STUDIES, base_model, before, prepare_corpora, run_study
 from tinyrope.processes import pick_device
+from tinyrope.studies import SCALES, STUDIES, base_model, before, prepare_corpora, run_study
 
 
 def studies(a, check, save):

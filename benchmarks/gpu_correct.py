@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from tinyrope.attention import document_ids, packed_mask
-from tinyrope.data import load_stories
+from tinyrope.checkpoint import Run
+from tinyrope.corpora import load_stories
 from tinyrope.generation import Sampling, generate
-from tinyrope.model import SIZES, ModelConfig, Transformer, chunked_cross_entropy
 from tinyrope.metrics import evaluate_stories
+from tinyrope.model import SIZES, ModelConfig, Transformer, chunked_cross_entropy
 from tinyrope.optim import orthogonalise
 from tinyrope.processes import can_compile
-from tinyrope.train import Run
 
 SMALL = dict(vocab_size=515, dim=64, n_layers=2, n_heads=2, n_kv_heads=None, hidden_dim=None, seq_len=64)         # 515: not a multiple of 64, as 50,257 is not
 LLAMA = ModelConfig(vocab_size=32_000, dim=512, n_layers=8, n_heads=8, n_kv_heads=2, seq_len=512)

@@ -9,9 +9,9 @@ from contextlib import redirect_stdout
 import torch
 from limits import average
 from tinyrope.checkpoint import pack
-from tinyrope.data import SHA256, load_stories
-from tinyrope.model import count_parameters
+from tinyrope.corpora import SHA256, load_stories
 from tinyrope.metrics import evaluate_stories
+from tinyrope.model import count_parameters
 from tinyrope.prepare import prepare
 from tinyrope.train import configure, train
 

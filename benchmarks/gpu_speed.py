@@ -10,7 +10,7 @@ import torch
 from common import show, wait
 from tinyrope import model as own
 from tinyrope.data import Batches
-from tinyrope.model import ModelConfig, Transformer
+from tinyrope.model import Transformer
 from tinyrope.optim import make_optimizers
 from tinyrope.prepare import prepare
 from tinyrope.processes import can_compile

@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import median
 
 from common import cpu_name
-from tinyrope.data import load_stories
+from tinyrope.checkpoint import Run
+from tinyrope.corpora import load_stories
 from tinyrope.metrics import evaluate_stories
-from tinyrope.train import Run
 
 
 def measure(seed, folder):

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from common import cpu_name
 from safetensors.torch import load_file
-from tinyrope.data import SHA256, load_stories, train_bpe
+from tinyrope.corpora import SHA256, load_stories
+from tinyrope.data import train_bpe
 from tinyrope.metrics import evaluate_stories
-from tinyrope.train import Run, train
+from tinyrope.train import train
 
 STEPS, SHARES, FEW = 384, (1, 4, 8, 16, 32), 32
 AGAINST = {"dropout 0.1": dict(dropout=.1), "weight decay 1": dict(weight_decay=1.),

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from statistics import mean, median
 
-from tinyrope.data import load_stories, load_tokenizer, train_bpe
+from tinyrope.checkpoint import Run
+from tinyrope.corpora import load_stories
+from tinyrope.data import load_tokenizer, train_bpe
 from tinyrope.ledger import provenance, write_result
-from tinyrope.model import ModelConfig, count_parameters
-from tinyrope.scoreboard import HFModel, llama2c_tokenizer, load_model, score
 from tinyrope.metrics import bits_per_byte
+from tinyrope.model import ModelConfig, count_parameters
 from tinyrope.processes import pick_device
-from tinyrope.train import Run
+from tinyrope.scoreboard import HFModel, llama2c_tokenizer, load_model, score
 
 TOK512 = "benchmarks/peers/tok512.bin"
 PEERS = {"bundled": dict(model="bundled"),

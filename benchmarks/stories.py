@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tinyrope.data import ASSETS, load_stories
+from tinyrope.checkpoint import Run
+from tinyrope.corpora import ASSETS, load_stories
 from tinyrope.generation import Sampling, generate
 from tinyrope.ledger import bootstrap, provenance, write_result
-from tinyrope.stories import (CorpusIndex, Language, agreement, bits, distinct, ended_properly, gap, measures, resample, self_bleu, split_opening,
-                              story_losses)
-from tinyrope.train import Run
+from tinyrope.stories import (CorpusIndex, Language, agreement, bits, distinct, ended_properly, gap,
+                              measures, resample, self_bleu, split_opening, story_losses)
 
 SETTINGS = dict(samples=10, stories=200, at_least=100, opening=20, words=60, temperature=.8, seed=0, set_size=8, losses=500)
 SPLITS, DIGITS = ("train", "valid"), 4

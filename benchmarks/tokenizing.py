@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 from common import build, compare, parser, show, take_turns, write
-from tinyrope.data import EOT, build_store, load_stories, train_bpe
+from tinyrope.corpora import load_stories
+from tinyrope.data import train_bpe
+from tinyrope.store import EOT, build_store
 
 VOCAB_SIZE, PEER = 4096, "transformers"
 PACKAGES = ("torch", "tinyrope", "tokenizers", "transformers", "datasets", "pyarrow")

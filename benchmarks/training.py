@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from common import build, compare, parser, show, take_turns, write
 from tinyrope.model import SIZES, ModelConfig, Transformer, count_parameters, flops_per_token
-from tinyrope.rope import sinusoidal_table
 from tinyrope.optim import make_optimizers
 from tinyrope.processes import can_compile
+from tinyrope.rope import sinusoidal_table
 from tinyrope.train import TrainConfig
 
 small = partial(ModelConfig, dim=288, n_layers=6, n_heads=6, hidden_dim=768, seq_len=256)

@@ -17,10 +17,12 @@ from fastcore.script import parse_cli
 
 from conftest import ROOT
 from tinyrope import commands
-from tinyrope.data import EOT, load_stories, load_tokenizer
+from tinyrope.corpora import load_stories
+from tinyrope.data import load_tokenizer
 from tinyrope.generation import Sampling
 from tinyrope.model import ModelConfig
 from tinyrope.settings import Text
+from tinyrope.store import EOT
 from tinyrope.train import TrainConfig
 
 CPU = ("--device", "cpu")
@@ -288,7 +290,7 @@ def test_scoring_shows_a_bar_on_a_terminal(monkeypatch):
     from tqdm import tqdm
 
     import tinyrope.metrics as metrics
-    from tinyrope.train import Run
+    from tinyrope.checkpoint import Run
     class Terminal(io.StringIO):
         def isatty(self): return True
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from tinyrope.data import ASSETS
+from tinyrope.corpora import ASSETS
 from tinyrope.prepare import cache_folder
 
 START = """
 import lzma, os, resource, sys
 from pathlib import Path
-from tinyrope.data import build_store, load_stories, read_stories, train_bpe, write_whole
+from tinyrope.corpora import load_stories, read_stories
+from tinyrope.data import train_bpe
+from tinyrope.store import build_store, write_whole
 def refused(f):
     try: f()
     except Exception as e: return f"{type(e).__name__}: {e}"

@@ -8,8 +8,8 @@ import torch
 from conftest import ROOT
 
 from tinyrope.attention_page import page_stories, write_attention_page
+from tinyrope.checkpoint import Run
 from tinyrope.eval_attention import attention_maps, encode, names_of
-from tinyrope.train import Run
 
 REQUIRED = os.environ.get("TINYROPE_REQUIRE_BROWSER") == "1"        # as in continuous integration: nothing is skipped
 if not REQUIRED: pytest.importorskip("selenium", reason="selenium is not installed: pip install -e '.[browser]'")

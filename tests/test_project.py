@@ -11,7 +11,7 @@ from conftest import ROOT
 from links import leads_nowhere, links
 from packaging.specifiers import SpecifierSet
 from readme import ADDRESS, FIGURE, render
-from tinyrope.data import load_stories
+from tinyrope.corpora import load_stories
 
 PROJECT = tomllib.loads((ROOT/"pyproject.toml").read_text(encoding="utf-8"))
 

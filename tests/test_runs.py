@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tinyrope.train import Run, train
+from tinyrope.checkpoint import Run
+from tinyrope.train import train
 
 HOW = dict(device="cpu", eval_every=10, max_stories=60)
 TIMES = ("seconds", "tokens_per_second", "mfu", "first_step_seconds")

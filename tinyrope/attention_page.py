@@ -18,10 +18,11 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from torch import Tensor
 
-from .data import ASSETS, load_stories, write_whole
+from .corpora import ASSETS, load_stories
 from .eval_attention import attention_maps, encode, names_of
 from .model import Transformer
 from .plotting import WEIGHTS
+from .store import write_whole
 
 # %% ../nbs/attention_page.ipynb #184b6349
 def pack_maps(

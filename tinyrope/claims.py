@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .data import load_stories
+from .corpora import load_stories
 from .ledger import mean_interval, read_result, read_study
 from .rope import apply_rope, rope_frequencies, rope_tables
 from .studies import difference, judge, say, values

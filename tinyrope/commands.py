@@ -186,8 +186,8 @@ def _open_run(name, device, prompt, max_new_tokens):
     "Open a run on its device, with room for a story of so many tokens"
     import torch
 
-    from tinyrope.generation import prompt_ids
     from tinyrope.checkpoint import Run
+    from tinyrope.generation import prompt_ids
     from tinyrope.processes import pick_device
     run, device = Run(name), pick_device(device)
     if device.type == "cpu": torch.set_num_threads(1)
@@ -199,8 +199,8 @@ def _open_run(name, device, prompt, max_new_tokens):
 
 def _tell_stories(run, prompt, settings, max_new_tokens, extend):
     "Stream a story for each of the settings to standard output"
-    from tinyrope.data import EOT
     from tinyrope.generation import stream
+    from tinyrope.store import EOT
     warnings.showwarning = lambda message, *_: print(f"\n[{message}]", file=sys.stderr)
     for i, sampling in enumerate(settings):
         if i: print(EOT)
@@ -236,6 +236,7 @@ def generate_command(
     print(f"[{name}, seed {seed}]", file=sys.stderr)
     each = (replace(first, seed=seed + i) for i in range(n))
     _tell_stories(run, prompt, each, max_new_tokens, extend)
+
 
 
 # %% ../nbs/commands.ipynb #5fbb35b0

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .data import EOT, load_stories
+from .corpora import load_stories
 from .model import Transformer
+from .store import EOT
 
 # %% ../nbs/05_eval_attention.ipynb #85df7de6
 @torch.no_grad()

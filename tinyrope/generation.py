@@ -21,10 +21,10 @@ import torch
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
-from .data import EOT
+from .checkpoint import Run
 from .model import Transformer, decode, extend_context
 from .settings import Settings, number, whole
-from .train import Run
+from .store import EOT
 
 # %% ../nbs/06_generation.ipynb #04a34cf2
 def keep_top_k(

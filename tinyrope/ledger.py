@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .data import SHA256, write_whole
+from .corpora import SHA256
+from .store import write_whole
 
 # %% ../nbs/ledger.ipynb #0e25cd06
 def cpu_name() -> str:

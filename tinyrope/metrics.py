@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .data import EOT
+from .store import EOT
 
 # %% ../nbs/03a_metrics.ipynb #fb285618
 def bits_per_byte(

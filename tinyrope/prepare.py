@@ -19,9 +19,9 @@ import numpy as np
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from .data import (TokenStore, _sha256, build_store, corpus_id, load_tokenizer,
-                           original_split, read_stories, split_stories, tokenizer_hash, train_bpe,
-                           validation_split, write_whole)
+from .corpora import corpus_id, read_stories, split_stories, validation_split
+from .data import load_tokenizer, original_split, train_bpe
+from .store import TokenStore, build_store, file_hash, tokenizer_hash, write_whole
 
 # %% ../nbs/prepare.ipynb #04a3ba7d
 def cache_folder() -> Path:
@@ -60,7 +60,7 @@ def _make_tokenizer(c, vocab_size, place):
             digest = hashlib.sha256(text.encode()).hexdigest()[:16]
             found = place.with_name(f"{place.name}-{digest}.json")
             write_whole(found, text)
-    if not found.stem.endswith(_sha256(found)[:16]):
+    if not found.stem.endswith(file_hash(found)[:16]):
         raise ValueError(f"the tokenizer {found} is damaged: delete it, and it is made again")
     return found
 

@@ -28,8 +28,8 @@ from reprlib import repr as short
 import torch.distributed as dist
 from filelock import FileLock, Timeout
 
-from .data import sync, write_whole
 from .model import ModelConfig
+from .store import sync, write_whole
 
 # %% ../nbs/run_folder.ipynb #26afb7b2
 NUMBER = (int, float)

@@ -24,11 +24,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from .data import EOT, _read_txt, load_stories
+from .checkpoint import Run
+from .corpora import _read_txt, load_stories
 from .metrics import evaluate_stories
 from .model import ModelConfig, Transformer
 from .rope import adjacent_to_half
-from .train import Run
+from .store import EOT
 
 # %% ../nbs/08_scoreboard.ipynb #2bfc9a79
 HEADER = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len")

@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 
 from .checkpoint import Run
-from .data import EOT, write_whole
 from .metrics import device_of, evaluating
 from .model import Transformer, decode
 from .processes import synchronise
 from .run_folder import append_row, read_rows, write_file
+from .store import EOT, write_whole
 
 # %% ../nbs/tracking.ipynb #3929eb2f
 @dataclass

@@ -32,8 +32,8 @@ from tqdm import tqdm
 from .attention import document_ids, packed_mask
 from .checkpoint import (Progress, Run, checked_best, load_weights, merge_weights, restore,
                                  save, weights_of, write_pointers)
-from .data import (EMBEDDED, Batches, TokenStore, eval_blocks, token_bytes,
-                           tokenizer_hash)
+from .corpora import EMBEDDED, read_stories
+from .data import Batches, eval_blocks
 from .memory import check_memory
 from .metrics import device_of, evaluate_blocks, evaluate_stories, perplexity
 from .model import SIZES, ModelConfig, Transformer, flops_per_token
@@ -46,6 +46,7 @@ from .run_folder import (LOGS, config_hash, default_folder, read_config, read_ro
                                  restore_rows, set_aside, sole_writer, step_name, wait_for_all,
                                  write_file)
 from .settings import Count, Settings, Share, Text, checked, number, optional, whole
+from .store import EOT, TokenStore, token_bytes, tokenizer_hash
 from .tracking import (Log, Stopwatch, draw_attention, draw_curves, matmul_speed,
                                sample_story, send, start_tracker)
 
