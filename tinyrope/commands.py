@@ -153,7 +153,7 @@ def check_room(model, tokens:int, device):
     from tinyrope.attention import cache_bytes
     from tinyrope.train import memory_of
     c = model.config
-    needed, here = cache_bytes(c.n_layers, c.n_kv_heads, c.head_dim, tokens, 4), memory_of(device)
+    needed, here = cache_bytes(c.n_layers, c.kv_heads, c.head_dim, tokens, 4), memory_of(device)
     if needed > here:
         raise ValueError(f"{tokens:,} tokens would take about {needed/1e9:,.1f} GB of memory, "
                          f"{device} has {here/1e9:,.1f} GB: make --max-new-tokens smaller")

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from .data import EOT, load_stories
+from .attention import Attention, attention_weights_of
 from .model import Transformer
 
 # %% ../nbs/05_eval_attention.ipynb #85df7de6
@@ -30,8 +31,7 @@ def attention_maps(
     tokens:Tensor, # (batch, seq) token ids
 ) -> Tensor: # (n_layers, batch, n_heads, query, key) weights, on the CPU; each row sums to 1
     "Compute the attention weights of every layer and head"
-    weights = []
-    model.hidden(tokens.to(model.norm.weight.device), weights=weights)
+    with attention_weights_of(model) as weights: model.hidden(tokens.to(model.norm.weight.device))
     return torch.stack(weights).cpu()
 
 # %% ../nbs/05_eval_attention.ipynb #40f851dc

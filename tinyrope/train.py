@@ -41,7 +41,7 @@ from .checkpoint import (LOGS, Progress, Run, append_row, checked_best, config_h
                                  sole_writer, step_name, wait_for_all, weights_of, write_file)
 from .data import (EMBEDDED, EOT, SHA256, Batches, TokenStore, _sha256, build_store, eval_blocks, load_tokenizer,
                            original_split, read_stories, split_stories, token_bytes, tokenizer_hash, train_bpe, write_whole)
-from .model import SIZES, ModelConfig, Transformer, count_parameters, decode, flops_per_token
+from .model import SIZES, ModelConfig, Transformer, count_parameters, flops_per_token, generate_tokens
 from .settings import Count, Settings, Share, Text, checked, number, optional, whole
 
 # %% ../nbs/04_train.ipynb #aec23840
@@ -319,8 +319,6 @@ def configure(
     if unknown: raise ValueError(f"unknown setting {sorted(unknown)}: known are {sorted(set.union(*names))}")
     if overrides.get("epochs") is not None: overrides.setdefault("steps", None)         # one of the two replaces the other
     if overrides.get("steps") is not None: overrides.setdefault("epochs", None)
-    if {"dim", "mlp"} & set(overrides): overrides.setdefault("hidden_dim", None)        # what was derived is derived anew
-    if "n_heads" in overrides: overrides.setdefault("n_kv_heads", None)
     return tuple(replace(part, **{k: v for k, v in overrides.items() if k in known}) for part, known in zip(PRESETS[preset], names))
 
 # %% ../nbs/04_train.ipynb #ae5ea236
@@ -637,7 +635,7 @@ def tell(
     ids = [tokenizer.token_to_id(EOT)] + tokenizer.encode(prompt, add_special_tokens=False).ids
     n = min(max_new_tokens, model.config.seq_len - len(ids))
     start = torch.tensor([ids], device=next(model.parameters()).device)
-    for token in decode(model.eval(), start, n, pick):
+    for token in generate_tokens(model.eval(), start, n, pick):
         if token.item() == ids[0]: break
         new.append(token.item())
     model.train(was_training)
@@ -648,11 +646,12 @@ def draw_attention(model:Transformer, tokenizer, prompt:str, layer:int = 5): # m
     "Draw the attention of one layer over a prompt, mean over its heads"
     import matplotlib
     from matplotlib.figure import Figure
+    from tinyrope.attention import attention_weights_of
     from tinyrope.plotting import STYLE, heatmap, label
-    weights, layer, was_training = [], min(layer, model.config.n_layers - 1), model.training
+    layer, was_training = min(layer, model.config.n_layers - 1), model.training
     ids = [tokenizer.token_to_id(EOT)] + tokenizer.encode(prompt, add_special_tokens=False).ids
     tokens = torch.tensor([ids[:model.config.seq_len]], device=next(model.parameters()).device)
-    with torch.no_grad(): model.eval()(tokens, weights=weights)
+    with torch.no_grad(), attention_weights_of(model) as weights: model.eval()(tokens)
     model.train(was_training)
     names = [tokenizer.decode([i], skip_special_tokens=False) for i in tokens[0].tolist()]
     with matplotlib.rc_context(STYLE):
@@ -858,15 +857,19 @@ def describe(preset, model_config, config, tokenizer, train_store, valid_store, 
 # %% ../nbs/04_train.ipynb #da73b6f6
 MAY_CHANGE = ("accumulate", "keep_every")         # between a run and its continuation, besides device and processes: they change rounding, or nothing
 
+def _settings(config) -> dict:
+    "Name the settings of a run; derived values count as if they had been given"
+    return asdict(config.resolved() if isinstance(config, ModelConfig) else config)
+
 def check_same(folder:Path, about:dict):
     "Raise ValueError if the run in the folder was started with other settings or data"
     old = read_config(folder/"config.json")
     check_draws(old, about)
     for part, kind in (("model", ModelConfig), ("train", TrainConfig)):
-        try: then = asdict(kind(**old[part]))                   # a setting younger than the run has its default
+        try: then = _settings(kind(**old[part]))                # a setting younger than the run has its default
         except (TypeError, ValueError) as e: raise ValueError(f"{folder/'config.json'} is of another version, or damaged ({e}): give another `out`") from e
         if part == "train": then |= {k: about[part][k] for k in MAY_CHANGE}
-        changed = {k: (then[k], v) for k, v in about[part].items() if then[k] != v}
+        changed = {k: (then[k], v) for k, v in _settings(kind(**about[part])).items() if then[k] != v}
         if changed: raise ValueError(f"{folder} was started with other settings (then, now): {changed}. Resume with the same ones, or give another `out`")
     for part in ("train_sha256", "valid_sha256", "tokenizer_sha256"):
         if old[part] != about[part]: raise ValueError(f"{folder} was trained on other data ({part} differs): give another `out`")
@@ -913,8 +916,8 @@ def activation_bytes(
     bf16:bool = False, # matrix products in bf16
 ) -> float: # bytes for a token
     "Estimate what the backward pass needs of a token: what products and norms have read"
-    hidden = c.hidden_dim*(4 if c.mlp == "swiglu" else 2)
-    layer = 9*c.dim + 4*c.n_kv_heads*c.head_dim + hidden + (2*c.dim if c.dropout else 0)
+    hidden = c.mlp_dim*(4 if c.mlp == "swiglu" else 2)
+    layer = 9*c.dim + 4*c.kv_heads*c.head_dim + hidden + (2*c.dim if c.dropout else 0)
     if not gpu and c.attention_dropout: layer += 3*c.n_heads*c.seq_len
     elif not gpu and c.position == "alibi": layer += c.n_heads*c.seq_len
     elif not gpu and config.mask_stories: layer += c.seq_len
