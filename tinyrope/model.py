@@ -7,8 +7,8 @@ Docs: https://tinyrope.github.io/tinyrope/model.html.md"""
 # %% auto #0
 __all__ = ['Position', 'Heads', 'Dropped', 'ENCODINGS', 'SIZES', 'SwiGLU', 'GELUMLP', 'ModelConfig', 'default_hidden_dim',
            'check_shape', 'make_norm', 'Block', 'Encoding', 'Rotary', 'Sinusoidal', 'Learned', 'ALiBi', 'NoPositions',
-           'Transformer', 'tie_and_tabulate', 'check_tokens', 'initialise', 'new_cache', 'generate_tokens',
-           'extend_context', 'count_parameters', 'flops_per_token']
+           'Transformer', 'tie_and_tabulate', 'initialise', 'new_cache', 'generate_tokens', 'extend_context',
+           'count_parameters', 'flops_per_token']
 
 # %% ../nbs/02_model.ipynb #ecda7fd0
 import math
@@ -317,7 +317,7 @@ class Transformer(nn.Module):
         mask:Tensor|None = None, # as in `attention_weights`
     ) -> Tensor: # (batch, seq, dim) normalised states, which the head reads
         "Pass tokens through the blocks"
-        check_tokens(tokens, self.config.vocab_size)
+        _check_tokens(tokens, self.config.vocab_size)
         x, rope, mask = self.positions(self.embedding(tokens), cache[0].length if cache else 0, mask)
         x = self.dropout(x)
         for i, block in enumerate(self.blocks): x = block(x, rope, mask, cache[i] if cache else None)
@@ -352,7 +352,7 @@ def tie_and_tabulate(
     model.positions.tabulate(weight.device)
 
 # %% ../nbs/02_model.ipynb #7ccc20ba
-def check_tokens(
+def _check_tokens(
     tokens:Tensor, # (batch, seq) token ids
     vocab_size:int, # of the model
 ):
