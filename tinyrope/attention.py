@@ -127,7 +127,7 @@ def check_heads(
 
 # %% ../nbs/01_attention.ipynb #936b950f
 class Attention(nn.Module):
-    "Multi-head attention with rotary positions, grouped queries, a cache, and its weights on request"
+    "Multi-head attention with rotary positions, grouped queries and a cache"
     weights = None      # a list while `attention_weights_of` collects
     def __init__(self,
         dim:int, # width of the model

@@ -125,7 +125,7 @@ def chunked_cross_entropy(
     reduction:str = "mean", # "mean" over the rows that count, "sum", or "none": (rows,), 0 where ignored
     chunks:Chunks|None = None, # None: what suits the device
 ) -> Tensor: # nats per token, or summed nats, fp32
-    "Compute the cross-entropy of a head without holding all logits; raises `ValueError` for an unknown reduction"
+    "Compute the cross-entropy of a head, never holding all logits; raises `ValueError`"
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     weight, bias = head.weight, head.bias
@@ -133,5 +133,7 @@ def chunked_cross_entropy(
     trained = any(t is not None and t.requires_grad for t in (hidden, weight, bias))
     if reduction == "none": return torch.cat(list(_losses(*operands)))
     if trained and torch.is_grad_enabled(): total = _SummedLoss.apply(*operands)
-    else: total = sum((losses.sum() for losses in _losses(*operands)), hidden.new_zeros((), dtype=torch.float32))
+    else:
+        zero = hidden.new_zeros((), dtype=torch.float32)
+        total = sum((losses.sum() for losses in _losses(*operands)), zero)
     return total if reduction == "sum" else total / (targets != -1).sum()

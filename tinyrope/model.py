@@ -75,7 +75,7 @@ class ModelConfig(Settings):
     n_layers:Count = 4                                        # blocks
     n_heads:Heads = 4                                         # query heads; head_dim = dim / n_heads
     n_kv_heads:optional(Heads) = None                         # key/value heads, a divisor of n_heads; None: n_heads
-    hidden_dim:optional(Count) = None                         # width inside the MLP; None: 8/3 dim (SwiGLU) or 4 dim (GELU)
+    hidden_dim:optional(Count) = None                         # width inside the MLP; None: 8/3 or 4 dim
     seq_len:whole(2) = 256                                    # context: tokens the model is trained to look back over
     position:Position = "rope"                                # how the model learns where a token stands
     rope_base:number(1, 10**12) = 10_000.                     # wavelengths reach 2π·base tokens
@@ -96,9 +96,9 @@ class ModelConfig(Settings):
     @property
     def head_dim(self): return self.dim // self.n_heads
     @property
-    def kv_heads(self): return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+    def kv_heads(self): return self.n_kv_heads or self.n_heads
     @property
-    def mlp_dim(self): return default_hidden_dim(self.dim, self.mlp) if self.hidden_dim is None else self.hidden_dim
+    def mlp_dim(self): return self.hidden_dim or default_hidden_dim(self.dim, self.mlp)
 
     def resolved(self) -> "ModelConfig": # equal for configurations that make equal models
         "Write the derived values into a copy"
@@ -120,18 +120,19 @@ def check_shape(
     head_dim = check_heads(c.dim, c.n_heads, c.kv_heads)
     if c.position == "rope" and head_dim % 2:
         raise ValueError("RoPE rotates pairs, so head_dim = dim/n_heads must be even, "
-                         f"got {c.dim}/{c.n_heads} = {head_dim}: choose other n_heads, or another position")
+                         f"got {c.dim}/{c.n_heads} = {head_dim}: choose other n_heads")
     if c.position == "sinusoidal" and c.dim % 2:
-        raise ValueError(f"sinusoidal positions pair sines with cosines, so dim must be even, got {c.dim}")
+        raise ValueError(f"sinusoidal positions come in pairs, so dim must be even, got {c.dim}")
     if c.rope_factor > 1 and c.rope_method is None:
-        raise ValueError(f"rope_factor={c.rope_factor} needs a rope_method of 'linear', 'ntk' or 'yarn'")
+        raise ValueError(f"rope_factor={c.rope_factor} needs a rope_method "
+                         "of 'linear', 'ntk' or 'yarn'")
 
 # %% ../nbs/02_model.ipynb #f8b6d084
 def make_norm(
     config:ModelConfig, # its `norm` and `dim` count
 ) -> nn.Module: # nn.RMSNorm or nn.LayerNorm
     "Make the normalisation that `config` asks for"
-    return nn.RMSNorm(config.dim, eps=1e-5) if config.norm == "rms" else nn.LayerNorm(config.dim, eps=1e-5)
+    return (nn.RMSNorm if config.norm == "rms" else nn.LayerNorm)(config.dim, eps=1e-5)
 
 # %% ../nbs/02_model.ipynb #bba44a04
 class Block(nn.Module):
@@ -190,7 +191,8 @@ class Encoding(nn.Module):
     ) -> list: # of each table the rows (seq, ...) of the tokens
         "Look the rows of the tokens up, or compute them beyond the trained context"
         end = start + x.shape[1]
-        if end <= self.config.seq_len: return [getattr(self, name)[start:end] for name in self.names]
+        if end <= self.config.seq_len:
+            return [getattr(self, name)[start:end] for name in self.names]
         self.check_length(end)
         return list(self.compute(start, x.shape[1], x.device).values())
 
@@ -204,8 +206,9 @@ class Encoding(nn.Module):
 # %% ../nbs/02_model.ipynb #6a3f4bb3
 def _warn_beyond(length, seq_len):
     "Warn that `length` is beyond the context"
-    warnings.warn(f"{length} tokens are more than the context of {seq_len} that this model was trained on: "
-                  "expect worse predictions, or extend it with `extend_context(model, factor)`", stacklevel=6)
+    warnings.warn(f"{length} tokens are more than the context of {seq_len} that this model "
+                  "was trained on: expect worse predictions, or extend it with "
+                  "`extend_context(model, factor)`", stacklevel=6)
 
 # %% ../nbs/02_model.ipynb #dbe07885
 class Rotary(Encoding):
@@ -213,7 +216,8 @@ class Rotary(Encoding):
     def compute(self, start, n, device):
         c = self.config
         trained = round(c.seq_len/c.rope_factor)
-        frequencies, scale = scaled_frequencies(c.head_dim, c.rope_base, c.rope_method, c.rope_factor, trained)
+        stretch = c.rope_method, c.rope_factor, trained
+        frequencies, scale = scaled_frequencies(c.head_dim, c.rope_base, *stretch)
         return dict(zip(("cos", "sin"), rope_tables(n, frequencies.to(device), start, scale)))
 
     def forward(self,
@@ -292,7 +296,8 @@ class NoPositions(Encoding):
         return x, None, mask
 
 # %% ../nbs/02_model.ipynb #22ce829b
-ENCODINGS = {"rope": Rotary, "sinusoidal": Sinusoidal, "learned": Learned, "alibi": ALiBi, "none": NoPositions}
+ENCODINGS = {"rope": Rotary, "sinusoidal": Sinusoidal, "learned": Learned,
+             "alibi": ALiBi, "none": NoPositions}
 
 # %% ../nbs/02_model.ipynb #de7fcb43
 class Transformer(nn.Module):
@@ -318,9 +323,10 @@ class Transformer(nn.Module):
     ) -> Tensor: # (batch, seq, dim) normalised states, which the head reads
         "Pass tokens through the blocks"
         _check_tokens(tokens, self.config.vocab_size)
-        x, rope, mask = self.positions(self.embedding(tokens), cache[0].length if cache else 0, mask)
+        start, cache = (cache[0].length, cache) if cache else (0, [None]*len(self.blocks))
+        x, rope, mask = self.positions(self.embedding(tokens), start, mask)
         x = self.dropout(x)
-        for i, block in enumerate(self.blocks): x = block(x, rope, mask, cache[i] if cache else None)
+        for block, kept in zip(self.blocks, cache): x = block(x, rope, mask, kept)
         return self.norm(x)
 
     def forward(self,
@@ -374,7 +380,8 @@ def initialise(
         elif p.ndim == 1: nn.init.ones_(p)              # gains of the norms
         else:
             writes = name.endswith(("attention.out.weight", "mlp.down.weight"))
-            nn.init.normal_(p, std=.5 / math.sqrt(p.shape[1] * (2*model.config.n_layers if writes else 1)))
+            terms = 2*model.config.n_layers if writes else 1
+            nn.init.normal_(p, std=.5 / math.sqrt(p.shape[1] * terms))
 
 # %% ../nbs/02_model.ipynb #1a3e53c6
 def new_cache(
@@ -408,10 +415,11 @@ def extend_context(
     factor:float, # how much longer the context becomes, at least 1
     method:str = "yarn", # "linear", "ntk" or "yarn", see `scaled_frequencies`
 ) -> Transformer: # a copy, of the same precision, on the same device
-    "Extend the context; raises `ValueError` for other encodings, and for a model that was extended before"
+    "Extend the context; raises `ValueError` for other encodings, and if it was extended before"
     c = model.config
     if c.position != "rope":
-        raise ValueError(f"only rotary positions can be extended, this model has position={c.position!r}")
+        raise ValueError("only rotary positions can be extended, "
+                         f"this model has position={c.position!r}")
     if c.rope_factor > 1:
         raise ValueError(f"this model's context was extended by {c.rope_factor} already: "
                          "extend the model it was made from")
@@ -443,7 +451,7 @@ def flops_per_token(
     seq_len:int|None = None, # tokens each query is compared with; None: the whole context
     training:bool = True, # forward and backward pass (three times the forward pass), or forward only
 ) -> int: # floating-point operations per token
-    "Count the operations of all matrix products; the mask is not discounted (as in Chowdhery et al. 2022, app. B)"
+    "Count the operations of all matrix products; the mask is not discounted"
     c = config
     matrices = 3 if c.mlp == "swiglu" else 2
     attention = attention_flops(c.dim, c.n_heads, c.kv_heads, seq_len or c.seq_len)
@@ -451,8 +459,8 @@ def flops_per_token(
     return (3 if training else 1) * (c.n_layers*layer + 2*c.dim*c.vocab_size)
 
 # %% ../nbs/02_model.ipynb #03cc9d3e
-_original = ModelConfig(vocab_size=50257, dim=640, n_layers=12, n_heads=10, seq_len=512, norm="layer", mlp="gelu",
-                        bias=True, tied=False, init="pytorch", attention_dropout=.1)
+_original = ModelConfig(vocab_size=50257, dim=640, n_layers=12, n_heads=10, seq_len=512, norm="layer",
+                        mlp="gelu", bias=True, tied=False, init="pytorch", attention_dropout=.1)
 SIZES = {"smoke": ModelConfig(vocab_size=512, dim=32, n_layers=2, n_heads=2, seq_len=64),
          "laptop": ModelConfig(),
          "bundled": ModelConfig(vocab_size=4096, dim=192, n_layers=6, n_heads=6, seq_len=512),
