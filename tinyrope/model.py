@@ -460,7 +460,8 @@ def flops_per_token(
 
 # %% ../nbs/02_model.ipynb #03cc9d3e
 _original = ModelConfig(vocab_size=50257, dim=640, n_layers=12, n_heads=10, seq_len=512,
-                        norm="layer", mlp="gelu", bias=True, tied=False, init="pytorch", attention_dropout=.1)
+                        norm="layer", mlp="gelu", bias=True, tied=False,
+                        init="pytorch", attention_dropout=.1)
 SIZES = {"smoke": ModelConfig(vocab_size=512, dim=32, n_layers=2, n_heads=2, seq_len=64),
          "laptop": ModelConfig(),
          "bundled": ModelConfig(vocab_size=4096, dim=192, n_layers=6, n_heads=6, seq_len=512),

@@ -100,7 +100,8 @@ def scaled_frequencies(
 ) -> tuple[Tensor, float]: # (head_dim/2,) fp32 radians per token, and the `scale` for `rope_tables`
     "Stretch the wavelengths for a longer context; raises `ValueError` for what it cannot use"
     if not factor >= 1:
-        raise ValueError(f"factor must be at least 1, not {factor}: it is new length / trained length")
+        raise ValueError(f"factor must be at least 1, not {factor}: "
+                         "it is new length / trained length")
     plain = rope_frequencies(head_dim, base)
     if method is None: return plain, 1.
     if method == "linear": return plain / factor, 1.
@@ -109,7 +110,8 @@ def scaled_frequencies(
     if method != "yarn":
         raise ValueError(f"method must be None, 'linear', 'ntk' or 'yarn', not {method!r}")
     if trained_len < 1:
-        raise ValueError(f"'yarn' needs the trained length in tokens, not {trained_len}: pass trained_len")
+        raise ValueError(f"'yarn' needs the trained length in tokens, not {trained_len}: "
+                         "pass trained_len")
     ramp = _yarn_ramp(head_dim, base, trained_len)
     return plain * (1 - ramp) + plain / factor * ramp, .1 * math.log(factor) + 1
 
