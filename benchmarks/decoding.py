@@ -1,6 +1,6 @@
 """Speed of greedy generation with a cache: `python benchmarks/decoding.py` writes results/decoding.json.
 
-`tinyrope.model.decode` against transformers' `generate` and, with `--run-c PATH`, against llama2.c (https://github.com/karpathy/llama2.c, built with
+`tinyrope.model.generate_tokens` against transformers' `generate` and, with `--run-c PATH`, against llama2.c (https://github.com/karpathy/llama2.c, built with
 `gcc -O3 -o run run.c -lm`), all with the same weights. Each continues one token by 256, for one sequence and (not llama2.c) for 16 at once, in fp32
 on one thread. That all give the same tokens is asserted before anything is measured. llama2.c reports its own speed, which leaves out the time it
 takes to start and the first token."""
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from common import build, compare, parser, show, take_turns, write
-from tinyrope.model import ModelConfig, Transformer, decode
+from tinyrope.model import ModelConfig, Transformer, generate_tokens
 from tinyrope.processes import can_compile
 from tinyrope.rope import adjacent_to_half
 
@@ -38,7 +38,7 @@ def llama_weights(model):
     "Weights of a tinyrope model under the names that Llama has in transformers"
     c, weights = model.config, {"model.embed_tokens.weight": model.embedding.weight, "model.norm.weight": model.norm.weight}
     for i, block in enumerate(model.blocks):
-        q, k, v = block.attention.qkv.weight.split((c.dim, *[c.n_kv_heads*c.head_dim]*2))
+        q, k, v = block.attention.qkv.weight.split((c.dim, *[c.kv_heads*c.head_dim]*2))
         gate, up = block.mlp.gate_up.weight.chunk(2)
         parts = {"input_layernorm": block.attention_norm.weight, "self_attn.q_proj": q, "self_attn.k_proj": k, "self_attn.v_proj": v,
                  "self_attn.o_proj": block.attention.out.weight, "post_attention_layernorm": block.mlp_norm.weight,
@@ -53,15 +53,15 @@ def tinyrope(model, prompt, compiled=False):
         if not can_compile(prompt.device): raise ImportError("PyTorch finds no working compiler")
         model = deepcopy(model)
         model.compile(dynamic=True)
-    return lambda: torch.stack(list(decode(model, prompt, NEW, lambda logits: logits.argmax(-1))), 1)
+    return lambda: torch.stack(list(generate_tokens(model, prompt, NEW, lambda logits: logits.argmax(-1))), 1)
 
 
 def transformers(model, prompt):
     "Generation by transformers"
     from transformers import LlamaConfig, LlamaForCausalLM
     c = model.config
-    llama = LlamaForCausalLM(LlamaConfig(vocab_size=c.vocab_size, hidden_size=c.dim, intermediate_size=c.hidden_dim, num_hidden_layers=c.n_layers,
-        num_attention_heads=c.n_heads, num_key_value_heads=c.n_kv_heads, max_position_embeddings=c.seq_len, rms_norm_eps=1e-5, tie_word_embeddings=True,
+    llama = LlamaForCausalLM(LlamaConfig(vocab_size=c.vocab_size, hidden_size=c.dim, intermediate_size=c.mlp_dim, num_hidden_layers=c.n_layers,
+        num_attention_heads=c.n_heads, num_key_value_heads=c.kv_heads, max_position_embeddings=c.seq_len, rms_norm_eps=1e-5, tie_word_embeddings=True,
         bos_token_id=None, eos_token_id=None)).eval()
     missing = llama.load_state_dict(llama_weights(model), strict=False)
     assert missing.missing_keys == ["lm_head.weight"] and not missing.unexpected_keys, missing         # which is tied
@@ -75,7 +75,7 @@ def write_run_c(model, folder):
     order = adjacent_to_half(c.head_dim).argsort()          # it turns adjacent pairs
     with open(folder/"model.bin", "wb") as f:
         put = lambda w: w.contiguous().numpy().tofile(f)
-        f.write(struct.pack("7i", c.dim, c.hidden_dim, c.n_layers, c.n_heads, c.n_kv_heads, c.vocab_size, c.seq_len))
+        f.write(struct.pack("7i", c.dim, c.mlp_dim, c.n_layers, c.n_heads, c.kv_heads, c.vocab_size, c.seq_len))
         f.flush()
         put(weights["model.embed_tokens.weight"])
         for part in RUN_C:

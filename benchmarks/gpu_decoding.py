@@ -6,7 +6,7 @@ from statistics import median
 import torch
 from common import wait
 from tinyrope.attention import cache_bytes
-from tinyrope.model import SIZES, Transformer, decode, new_cache
+from tinyrope.model import SIZES, Transformer, generate_tokens, new_cache
 
 HEADS, BATCHES, PROMPT, NEW = (10, 5, 2, 1), (1, 64, 1024), 256, 64
 
@@ -31,8 +31,8 @@ class Fixed:
         c, p, batch = model.config, next(model.parameters()), len(prompt)
         self.model, length = model, prompt.shape[1] + new
         self.position, self.where = torch.tensor([prompt.shape[1]], device=p.device), torch.arange(length, device=p.device)
-        self.caches, usual = [FixedCache(batch, c.n_kv_heads, length, c.head_dim, p.dtype, p.device, self.position) for _ in model.blocks], new_cache(model, batch, prompt.shape[1])
-        self.tokens = model(prompt, cache=usual, last=True)[:, 0].argmax(-1, keepdim=True)
+        self.caches, usual = [FixedCache(batch, c.kv_heads, length, c.head_dim, p.dtype, p.device, self.position) for _ in model.blocks], new_cache(model, batch, prompt.shape[1])
+        self.tokens = model.head(model.hidden(prompt, usual)[:, -1]).argmax(-1, keepdim=True)
         for fixed, layer in zip(self.caches, usual): fixed.k[:, :, :layer.length], fixed.v[:, :, :layer.length] = layer.k, layer.v
         self.start, self.graph = (self.position.clone(), self.tokens.clone()), None
         if p.is_cuda: self.capture()
@@ -40,7 +40,7 @@ class Fixed:
     def step(self):
         "Read `tokens`, put the likeliest next ones in their place"
         m = self.model
-        x, rope = m.embedding(self.tokens), (m.cos.index_select(0, self.position), m.sin.index_select(0, self.position))
+        x, rope = m.embedding(self.tokens), (m.positions.cos.index_select(0, self.position), m.positions.sin.index_select(0, self.position))
         mask = (self.where <= self.position)[None, None, None]
         for block, cache in zip(m.blocks, self.caches): x = block(x, rope, mask, cache)
         self.tokens.copy_(m.head(m.norm(x))[:, 0].argmax(-1, keepdim=True))
@@ -69,8 +69,8 @@ class Fixed:
 
 
 def usual(model, prompt, new):
-    "Greedy decoding by `tinyrope.model.decode`: (batch, new)"
-    return torch.stack(list(decode(model, prompt, new, lambda logits: logits.argmax(-1))), 1)
+    "Greedy decoding by `tinyrope.model.generate_tokens`: (batch, new)"
+    return torch.stack(list(generate_tokens(model, prompt, new, lambda logits: logits.argmax(-1))), 1)
 
 
 def per_token(decode_some, device, new):

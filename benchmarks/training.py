@@ -40,8 +40,8 @@ def tinyrope(c, compiled):
 def transformers(c, compiled):
     "Model and loss of transformers' Llama"
     from transformers import LlamaConfig, LlamaForCausalLM
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=c.vocab_size, hidden_size=c.dim, intermediate_size=c.hidden_dim, num_hidden_layers=c.n_layers,
-        num_attention_heads=c.n_heads, num_key_value_heads=c.n_kv_heads, max_position_embeddings=c.seq_len, rms_norm_eps=1e-5, tie_word_embeddings=c.tied,
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=c.vocab_size, hidden_size=c.dim, intermediate_size=c.mlp_dim, num_hidden_layers=c.n_layers,
+        num_attention_heads=c.n_heads, num_key_value_heads=c.kv_heads, max_position_embeddings=c.seq_len, rms_norm_eps=1e-5, tie_word_embeddings=c.tied,
         use_cache=False, attn_implementation="sdpa"))
     forward = compiled(model)
     return model, lambda inputs, targets: forward(input_ids=inputs, labels=targets, shift_labels=targets).loss
@@ -51,7 +51,7 @@ def x_transformers(c, compiled):
     "Model and loss of x-transformers; its gate always has a bias"
     from x_transformers import Decoder, TransformerWrapper
     layers = Decoder(dim=c.dim, depth=c.n_layers, heads=c.n_heads, attn_dim_head=c.head_dim, attn_flash=True, rotary_pos_emb=True, rotary_emb_dim=c.head_dim,
-                     use_rmsnorm=True, ff_mult=c.hidden_dim/c.dim, ff_swish=True, ff_glu=True, ff_no_bias=True)
+                     use_rmsnorm=True, ff_mult=c.mlp_dim/c.dim, ff_swish=True, ff_glu=True, ff_no_bias=True)
     model = TransformerWrapper(num_tokens=c.vocab_size, max_seq_len=c.seq_len, attn_layers=layers, use_abs_pos_emb=False, tie_embedding=c.tied)
     return model, compiled(lambda inputs, targets: F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()))
 
@@ -61,7 +61,7 @@ def litgpt(c, compiled):
     from litgpt import GPT, Config
     from litgpt.utils import chunked_cross_entropy
     model = GPT(Config(block_size=c.seq_len, padded_vocab_size=c.vocab_size, n_layer=c.n_layers, n_head=c.n_heads, n_embd=c.dim, rotary_percentage=1.,
-                       parallel_residual=False, bias=False, norm_class_name="RMSNorm", mlp_class_name="LLaMAMLP", intermediate_size=c.hidden_dim))
+                       parallel_residual=False, bias=False, norm_class_name="RMSNorm", mlp_class_name="LLaMAMLP", intermediate_size=c.mlp_dim))
     model.apply(model._init_weights)
     if c.tied: model.lm_head.weight = model.transformer.wte.weight
     forward = compiled(model)

@@ -1,6 +1,6 @@
 """What a notebook cannot ask of attention: a graph without breaks (the compiler looks for a module around what it compiles)."""
 import torch
-from tinyrope.attention import kernel_shares_heads
+from tinyrope.kernels import kernel_shares_heads
 
 
 @torch.compile(fullgraph=True, backend="eager")

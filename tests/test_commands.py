@@ -175,7 +175,7 @@ LINES = [
 def answer(monkeypatch, tmp_path, capsys):
     "Type a command line in this process; returns what it was refused with. Nothing may be begun"
     def begun(*args, **kwargs): raise AssertionError("this was accepted")
-    for place in ("train.prepare", "generation.decode", "scoreboard.evaluate_stories", "studies.run_study", "studies.prepare_corpora"):
+    for place in ("train.prepare", "generation.generate_tokens", "scoreboard.evaluate_stories", "studies.run_study", "studies.prepare_corpora"):
         monkeypatch.setattr(f"tinyrope.{place}", begun)
     monkeypatch.chdir(tmp_path)
     for name in ("stdout", "stderr"): monkeypatch.setattr(sys, name, getattr(sys, name))       # put back afterwards

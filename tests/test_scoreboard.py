@@ -1,8 +1,8 @@
 """Tokenizers that fail in Rust, where Python's `except Exception` does not reach."""
 import pytest
 from tinyrope.data import load_tokenizer
-from tinyrope.model import SIZES, Transformer, check_tokens
-from tinyrope.scoreboard import HFTokenizer, read_hf
+from tinyrope.model import SIZES, Transformer
+from tinyrope.scoreboard import HFTokenizer, check_tokens, read_hf
 from tinyrope.store import EOT
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 

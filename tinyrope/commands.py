@@ -167,7 +167,7 @@ def _check_room(model, tokens, device):
     from tinyrope.attention import cache_bytes
     from tinyrope.memory import memory_of
     c = model.config
-    needed = cache_bytes(c.n_layers, c.n_kv_heads, c.head_dim, tokens, 4)
+    needed = cache_bytes(c.n_layers, c.kv_heads, c.head_dim, tokens, 4)
     here = memory_of(device)
     if needed > here:
         raise ValueError(f"{tokens:,} tokens would take about {needed/1e9:,.1f} GB of memory, "

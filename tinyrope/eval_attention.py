@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from .attention import Attention, attention_weights_of
 from .corpora import load_stories
 from .model import Transformer
 from .store import EOT
@@ -31,8 +32,7 @@ def attention_maps(
     tokens:Tensor, # (batch, seq) token ids
 ) -> Tensor: # (n_layers, batch, n_heads, query, key) weights, on the CPU; each row sums to 1
     "Compute the attention weights of every layer and head"
-    weights = []
-    model.hidden(tokens.to(model.norm.weight.device), weights=weights)
+    with attention_weights_of(model) as weights: model.hidden(tokens.to(model.norm.weight.device))
     return torch.stack(weights).cpu()
 
 # %% ../nbs/05_eval_attention.ipynb #40f851dc

@@ -22,7 +22,7 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from .checkpoint import Run
-from .model import Transformer, decode, extend_context
+from .model import Transformer, extend_context, generate_tokens
 from .settings import Settings, number, whole
 from .store import EOT
 
@@ -207,12 +207,12 @@ def decode_beyond(
     pick, # function from logits (batch, vocab_size) to token ids (batch,)
     extend:str|None = None, # one of `METHODS`, or as the model is
 ): # yields (batch,) token ids, one position at a time
-    "Generate as `decode` does, in a room that doubles whenever it is full"
+    "Generate as `generate_tokens` does, in a room that doubles whenever it is full"
     while max_new_tokens > 0:
         size, new = room(model.config.seq_len, tokens.shape[1]), []
         factor = size // model.config.seq_len
         m = extend_context(model, factor, extend) if extend and factor > 1 else model
-        for token in decode(m, tokens, min(max_new_tokens, size - tokens.shape[1]), pick):
+        for token in generate_tokens(m, tokens, min(max_new_tokens, size - tokens.shape[1]), pick):
             new.append(token)
             yield token
         tokens, max_new_tokens = torch.cat((tokens, torch.stack(new, 1)), 1), max_new_tokens - len(new)

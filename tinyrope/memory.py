@@ -24,8 +24,8 @@ def activation_bytes(
     bf16:bool = False, # matrix products in bf16
 ) -> float: # bytes for a token
     "Estimate what the backward pass needs of a token: what products and norms have read"
-    hidden = c.hidden_dim*(4 if c.mlp == "swiglu" else 2)
-    layer = 9*c.dim + 4*c.n_kv_heads*c.head_dim + hidden + (2*c.dim if c.dropout else 0)
+    hidden = c.mlp_dim*(4 if c.mlp == "swiglu" else 2)
+    layer = 9*c.dim + 4*c.kv_heads*c.head_dim + hidden + (2*c.dim if c.dropout else 0)
     if not gpu and c.attention_dropout: layer += 3*c.n_heads*c.seq_len
     elif not gpu and c.position == "alibi": layer += c.n_heads*c.seq_len
     elif not gpu and config.mask_stories: layer += c.seq_len

@@ -18,9 +18,10 @@ def rope_frequencies(
     head_dim:int, # width of a head, even
     base:float=10_000. # the wavelengths run from 2π to nearly 2π·base tokens
 ) -> Tensor: # (head_dim/2,) fp32, radians per token, fastest pair first
-    "Give the turn per token of each pair (RoFormer sec. 3.2.2); raises `ValueError` if the numbers cannot be paired"
+    "Give the turn per token of each pair (RoFormer sec. 3.2.2); raises `ValueError` if odd"
     if head_dim < 2 or head_dim % 2:
-        raise ValueError(f"RoPE turns pairs of numbers, so head_dim must be even and positive, not {head_dim}: "
+        raise ValueError("RoPE turns pairs of numbers, so head_dim must be "
+                         f"even and positive, not {head_dim}: "
                          "choose dim and n_heads so that dim / n_heads is even")
     # divided in this order, fp32 rounds as in Hugging Face: one unit in the last place of θ shows at position 100,000
     return 1. / base ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
@@ -33,16 +34,17 @@ def rope_tables(
     scale:float=1. # multiplies both tables: YaRN's attention scale
 ) -> tuple[Tensor, Tensor]: # cos and sin, each (seq_len, head_dim/2) fp32, on the device of `frequencies`
     "Tabulate the cosines and sines of positions `offset … offset + seq_len - 1`"
-    positions = torch.arange(offset, offset + seq_len, dtype=torch.float32, device=frequencies.device)
+    positions = torch.arange(offset, offset + seq_len, device=frequencies.device).float()
     angles = positions[:, None] * frequencies.float()
     return angles.cos() * scale, angles.sin() * scale
 
 # %% ../nbs/00_rope.ipynb #7f2b2ced
 def _check_tables(x, cos):
-    "Raise `ValueError` unless the tables have a row for each position of `x` and a column for each pair"
+    "Raise `ValueError` unless the tables have a row for each position and a column for each pair"
     if x.shape[-2] != cos.shape[-2] or x.shape[-1] != 2*cos.shape[-1]:
-        raise ValueError(f"x has {x.shape[-2]} positions of head_dim {x.shape[-1]}, the tables {cos.shape[-2]} of "
-                         f"{2*cos.shape[-1]}: make them with rope_tables(x.shape[-2], rope_frequencies(x.shape[-1]))")
+        raise ValueError(f"x has {x.shape[-2]} positions of head_dim {x.shape[-1]}, "
+                         f"the tables {cos.shape[-2]} of {2*cos.shape[-1]}: make them with "
+                         "rope_tables(x.shape[-2], rope_frequencies(x.shape[-1]))")
 
 # %% ../nbs/00_rope.ipynb #e94ab6b0
 def apply_rope_adjacent(
@@ -50,7 +52,7 @@ def apply_rope_adjacent(
     cos:Tensor, # (seq, head_dim/2) from `rope_tables`
     sin:Tensor # (seq, head_dim/2) from `rope_tables`
 ) -> Tensor: # (..., seq, head_dim) turned by +mθ, in the dtype of `x`
-    "Turn adjacent pairs (RoFormer eq. 34) in fp32; raises `ValueError` if the tables do not fit `x`"
+    "Turn adjacent pairs (RoFormer eq. 34) in fp32; raises `ValueError` if tables do not fit"
     _check_tables(x, cos)
     a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((a*cos - b*sin, a*sin + b*cos), -1).flatten(-2).type_as(x)
@@ -82,9 +84,11 @@ def _yarn_ramp(
     beta_slow:float=1. # pairs with fewer turns than this are divided by the factor
 ) -> Tensor: # (head_dim/2,) from 0, keep the frequency, to 1, divide it
     "Ramp over pairs from keeping to dividing, its ends rounded outwards as in Hugging Face"
-    def pair(turns): return head_dim * math.log(trained_len / (turns * 2*math.pi)) / (2 * math.log(base))
+    def pair(turns):
+        return head_dim * math.log(trained_len / (turns * 2*math.pi)) / (2 * math.log(base))
     low, high = max(math.floor(pair(beta_fast)), 0), min(math.ceil(pair(beta_slow)), head_dim - 1)
-    return ((torch.arange(head_dim//2, dtype=torch.float32) - low) / (high - low or .001)).clamp(0, 1)
+    pairs = torch.arange(head_dim//2, dtype=torch.float32)
+    return ((pairs - low) / (high - low or .001)).clamp(0, 1)
 
 # %% ../nbs/00_rope.ipynb #cab2db23
 def scaled_frequencies(
@@ -94,14 +98,20 @@ def scaled_frequencies(
     factor:float=1., # how many times longer than in training the context becomes, at least 1; unused by None
     trained_len:int=0 # tokens in the contexts of training; needed by 'yarn' alone
 ) -> tuple[Tensor, float]: # (head_dim/2,) fp32 radians per token, and the `scale` for `rope_tables`
-    "Stretch the wavelengths for a longer context; raises `ValueError` for an unknown method or a value it cannot use"
-    if not factor >= 1: raise ValueError(f"factor must be at least 1, not {factor}: it is new length / trained length")
+    "Stretch the wavelengths for a longer context; raises `ValueError` for what it cannot use"
+    if not factor >= 1:
+        raise ValueError(f"factor must be at least 1, not {factor}: "
+                         "it is new length / trained length")
     plain = rope_frequencies(head_dim, base)
     if method is None: return plain, 1.
     if method == "linear": return plain / factor, 1.
-    if method == "ntk": return rope_frequencies(head_dim, base * factor ** (head_dim / max(head_dim - 2, 1))), 1.
-    if method != "yarn": raise ValueError(f"method must be None, 'linear', 'ntk' or 'yarn', not {method!r}")
-    if trained_len < 1: raise ValueError(f"'yarn' needs the trained length in tokens, not {trained_len}: pass trained_len")
+    if method == "ntk":
+        return rope_frequencies(head_dim, base * factor ** (head_dim / max(head_dim - 2, 1))), 1.
+    if method != "yarn":
+        raise ValueError(f"method must be None, 'linear', 'ntk' or 'yarn', not {method!r}")
+    if trained_len < 1:
+        raise ValueError(f"'yarn' needs the trained length in tokens, not {trained_len}: "
+                         "pass trained_len")
     ramp = _yarn_ramp(head_dim, base, trained_len)
     return plain * (1 - ramp) + plain / factor * ramp, .1 * math.log(factor) + 1
 
@@ -112,7 +122,7 @@ def sinusoidal_table(
     base:float=10_000., # as in `rope_frequencies`
     offset:int=0 # first position
 ) -> Tensor: # (seq_len, dim) fp32: sine in even columns, cosine in odd ones
-    "Tabulate sinusoidal positions (Vaswani et al. 2017, sec. 3.5); raises `ValueError` if `dim` is odd"
+    "Tabulate sinusoidal positions (Vaswani et al. 2017); raises `ValueError` if `dim` is odd"
     cos, sin = rope_tables(seq_len, rope_frequencies(dim, base), offset)
     return torch.stack((sin, cos), -1).flatten(-2)
 
@@ -120,7 +130,7 @@ def sinusoidal_table(
 def alibi_slopes(
     n_heads:int # number of attention heads
 ) -> Tensor: # (n_heads,) fp32, score lost per token of distance
-    "Give ALiBi's slope for each head (Press et al. 2022, sec. 3); raises `ValueError` without heads"
+    "Give ALiBi's slope for each head (Press et al. 2022); raises `ValueError` without heads"
     if n_heads < 1: raise ValueError(f"n_heads must be at least 1, not {n_heads}")
     power = 2 ** int(math.log2(n_heads))
     slopes = [2 ** (-8 * (i+1) / power) for i in range(power)]
@@ -133,7 +143,7 @@ def alibi_bias(
     query_len:int, # number of queries; the last one stands at the position of the last key
     key_len:int # number of keys, cached ones included
 ) -> Tensor: # (n_heads, query_len, key_len) fp32, to be added to the scaled scores
-    "Tabulate ALiBi's penalty, slope times distance (Press et al. 2022, sec. 3); causal masking is left to the caller"
+    "Tabulate ALiBi's penalty, slope times distance; causal masking is left to the caller"
     queries = torch.arange(key_len - query_len, key_len)
     distance = (queries[:, None] - torch.arange(key_len)).abs()
     return -alibi_slopes(n_heads)[:, None, None] * distance

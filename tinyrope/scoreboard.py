@@ -52,9 +52,9 @@ def llama2c_shapes(
     c:ModelConfig, # shape of the model
 ) -> dict: # tensor → its shape, in the order of the file
     "List what a llama2.c file holds after its header"
-    n, kv_dim, table = c.n_layers, c.n_kv_heads*c.head_dim, (c.seq_len, c.head_dim // 2)
+    n, kv_dim, table = c.n_layers, c.kv_heads*c.head_dim, (c.seq_len, c.head_dim // 2)
     attention = dict(wq=(n, c.dim, c.dim), wk=(n, kv_dim, c.dim), wv=(n, kv_dim, c.dim), wo=(n, c.dim, c.dim))
-    mlp = dict(w1=(n, c.hidden_dim, c.dim), w2=(n, c.dim, c.hidden_dim), w3=(n, c.hidden_dim, c.dim))
+    mlp = dict(w1=(n, c.mlp_dim, c.dim), w2=(n, c.dim, c.mlp_dim), w3=(n, c.mlp_dim, c.dim))
     shapes = dict(embedding=(c.vocab_size, c.dim), rms_att=(n, c.dim), **attention, rms_ffn=(n, c.dim), **mlp, rms_final=(c.dim,), cos=table, sin=table)
     return shapes if c.tied else shapes | dict(wcls=(c.vocab_size, c.dim))
 

@@ -75,7 +75,7 @@ def settings_of(
     scale:Scale, # the size
 ) -> dict: # the settings that `train` needs: those of the base, and what differs from them
     "Complete the settings of an arm"
-    usual = {k: v for part in configure("laptop", **scale.base) for k, v in asdict(part).items()}
+    usual = {k: v for part in (base_model(scale).resolved(), configure("laptop", **scale.base)[1]) for k, v in asdict(part).items()}
     return scale.base | {k: v for k, v in changes.items() if usual[k] != v}
 
 def run_name(changes:dict, scale:Scale, seed:int) -> str:
@@ -264,7 +264,7 @@ def packed(
 def positions(run:Run, extend:bool = True) -> dict:
     "Loss by position up to four contexts, in eight bins a context, on the same text; with RoPE also after extending the context"
     model, n = run.model, run.model.config.seq_len
-    model._warned = True                                        # we know that it leaves its context
+    model.positions.warned = True                                        # we know that it leaves its context
     inputs, targets = packed(run.tokenizer, 4*n)
     by = lambda m, reach: in_bins(loss_by_position(m, (inputs[:, :reach*n], targets[:, :reach*n])), n//8)
     found = dict(by_position=by(model, 1 if model.config.position == "learned" else 4))
@@ -360,7 +360,7 @@ def decoder(c:ModelConfig, batch:int, filled:int, steps:int, device, dtype=torch
     @torch.inference_mode()
     def run():
         for layer in cache: layer.length = filled
-        for _ in range(steps): model(tokens, cache=cache, last=True)
+        for _ in range(steps): model.head(model.hidden(tokens, cache)[:, -1:])
     return run
 
 # %% ../nbs/07_studies.ipynb #2b15aeba

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import torch
 
+from .attention import attention_weights_of
 from .checkpoint import Run
 from .metrics import device_of, evaluating
-from .model import Transformer, decode
+from .model import Transformer, generate_tokens
 from .processes import synchronise
 from .run_folder import append_row, read_rows, write_file
 from .store import EOT, write_whole
@@ -148,7 +149,7 @@ def sample_story(
     n = min(max_new_tokens, model.config.seq_len - len(ids))
     start = torch.tensor([ids], device=device_of(model))
     with evaluating(model):
-        for token in decode(model, start, n, pick):
+        for token in generate_tokens(model, start, n, pick):
             if token.item() == ids[0]: break
             new.append(token.item())
     return tokenizer.decode(ids[1:] + new)
@@ -169,9 +170,10 @@ def draw_attention(
     from matplotlib.figure import Figure
 
     from tinyrope.plotting import STYLE, heatmap, label
-    weights, layer = [], min(layer, model.config.n_layers - 1)
+    layer = min(layer, model.config.n_layers - 1)
     ids = _prompt_ids(tokenizer, prompt)[:model.config.seq_len]
-    with evaluating(model): model(torch.tensor([ids], device=device_of(model)), weights=weights)
+    tokens = torch.tensor([ids], device=device_of(model))
+    with evaluating(model), attention_weights_of(model) as weights: model(tokens)
     names = [tokenizer.decode([i], skip_special_tokens=False) for i in ids]
     with matplotlib.rc_context(STYLE):
         fig = Figure(figsize=(5.5, 4.5))

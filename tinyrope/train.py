@@ -126,10 +126,9 @@ def configure(
         raise ValueError(f"unknown setting {sorted(unknown)}: known are {sorted(known)}")
     for one, other in (("epochs", "steps"), ("steps", "epochs")):       # one of the two replaces the other
         if overrides.get(one) is not None: overrides.setdefault(other, None)
-    if {"dim", "mlp"} & set(overrides): overrides.setdefault("hidden_dim", None)    # derived anew
-    if "n_heads" in overrides: overrides.setdefault("n_kv_heads", None)
     changes = [{k: v for k, v in overrides.items() if k in own} for own in names]
     return tuple(replace(part, **changed) for part, changed in zip(PRESETS[preset], changes))
+
 
 # %% ../nbs/04_train.ipynb #dec79d44
 class Trainer:
@@ -444,17 +443,22 @@ def describe(
 # %% ../nbs/04_train.ipynb #da73b6f6
 _MAY_CHANGE = ("accumulate", "keep_every")      # as device and processes: they change rounding, or nothing
 
+def _settings(config) -> dict:
+    "Name the settings of a run; derived values count as if they had been given"
+    return asdict(config.resolved() if isinstance(config, ModelConfig) else config)
+
 def _check_same(folder, about):
     "Raise ValueError if the run in the folder was started with other settings or data"
     old = read_config(folder/"config.json")
     check_draws(old, about)
     for part, kind in (("model", ModelConfig), ("train", TrainConfig)):
-        try: then = asdict(kind(**old[part]))                   # a setting younger than the run has its default
+        try: then = _settings(kind(**old[part]))                # a setting younger than the run has its default
         except (TypeError, ValueError) as e:
             raise ValueError(f"{folder/'config.json'} is of another version, or damaged ({e}): "
                              "give another `out`") from e
-        if part == "train": then |= {k: about[part][k] for k in _MAY_CHANGE}
-        changed = {k: (then[k], v) for k, v in about[part].items() if then[k] != v}
+        now = _settings(kind(**about[part]))
+        if part == "train": then |= {k: now[k] for k in _MAY_CHANGE}
+        changed = {k: (then[k], v) for k, v in now.items() if then[k] != v}
         if changed:
             raise ValueError(f"{folder} was started with other settings (then, now): {changed}. "
                              "Resume with the same ones, or give another `out`")
