@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from .data import load_stories
-from .ledger import mean_interval, read_result, read_study
+from .ledger import (difference, judge, mean_interval, read_result, read_study, say,
+                             values)
 from .rope import apply_rope, rope_frequencies, rope_tables
-from .studies import difference, judge, say, values
 
 # %% ../nbs/claims.ipynb #5862e05d
 @dataclass(frozen=True)
