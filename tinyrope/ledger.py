@@ -6,13 +6,14 @@ Docs: https://tinyrope.github.io/tinyrope/ledger.html.md"""
 
 # %% auto #0
 __all__ = ['cpu_name', 'hardware', 'versions', 'provenance', 'results_folder', 'read_result', 'read_study', 'write_result',
-           'mean_interval', 'bootstrap', 'permutation_p', 'values', 'difference', 'say', 'judge', 'table']
+           'mean_interval', 'bootstrap', 'permutation_p', 'values', 'difference', 'say', 'judge', 'table', 'in_turns']
 
 # %% ../nbs/ledger.ipynb #baa0ca5d
 import contextlib
 import json
 import os
 import platform
+import time
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -197,3 +198,22 @@ def table(
     head += [name.replace("_", " ") for name in columns]
     lines = [head, ["---"]*len(head), *map(row, result["arms"])]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+# %% ../nbs/ledger.ipynb #d536f338
+def in_turns(
+    candidates:dict, # name → function without arguments
+    device, # on which they run
+    rounds:int = 7, # rounds that count; one more before them does not
+) -> dict: # name → seconds, one a round
+    "Time functions in turns"
+    from torch.cuda import synchronize
+    wait = synchronize if device.type == "cuda" else lambda: None
+    seconds = {name: [] for name in candidates}
+    for r in range(rounds + 1):
+        for name, run in candidates.items():
+            wait()
+            start = time.perf_counter()
+            run()
+            wait()
+            if r: seconds[name].append(time.perf_counter() - start)
+    return seconds
