@@ -22,8 +22,8 @@ import gpu_decoding
 import gpu_sizes
 import gpu_speed
 import torch
-from tinyrope.ledger import provenance, write_result
-from tinyrope.studies import STUDIES, Plan, base_model, before, prepare_corpora, run_study
+from tinyrope.ledger import before, provenance, write_result
+from tinyrope.studies import STUDIES, Plan, prepare_corpora, run_study
 from tinyrope.train import pick_device
 
 
@@ -31,7 +31,7 @@ def studies(a, check, save):
     "All studies that can be run from what is there: `tinyrope-study web --web FILE` prepares one"
     size = "smoke" if a.small else "full"
     scale = Plan("arms", size, folder=a.folder).scale
-    prepare_corpora(scale.folder, base_model(scale).vocab_size)
+    prepare_corpora(scale)
     for name in ["arms"] if a.small else STUDIES:
         if name == "web" and not (scale.folder/"web-source.json").exists(): continue
         if (a.out/f"study-{name}-{size}.json").exists(): continue

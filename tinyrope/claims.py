@@ -107,7 +107,8 @@ def steep_start():
         f"In the first {done:.0%} of the tokens the loss does {say(*share['stories'], 0)} % of its "
         f"whole fall on stories and {say(*share['web'], 0)} % on web text, where it stands "
         f"{say(*gap, 2)} nats higher then. "
-        f"{needed:,} of {words['distinct']:,} different words make up 95 % of the text (of the stories in the package); {words['gpt2_occurring']:,} of "
+        f"{needed:,} of {words['distinct']:,} different words make up 95 % of the text "
+        f"(of the stories in the package); {words['gpt2_occurring']:,} of "
         f"GPT-2's 50,257 tokens occur ({_size_of(web)})"
     ), verdict(steep=share["stories"][0] > 50, about_1500_words=1000 < needed < 2000,
                lower_than_on_web_text=judge(*gap) == "higher",

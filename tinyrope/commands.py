@@ -252,12 +252,12 @@ def study_command(
 def one_study(name, size, seeds, folder, out, device, minutes, web):
     "Run a study and print its table. Raises ValueError without web text where it is needed"
     from tinyrope.ledger import table
-    from tinyrope.studies import STUDIES, Plan, base_model, prepare_corpora, run_study
+    from tinyrope.studies import STUDIES, Plan, prepare_corpora, run_study
     plan = Plan(name, size, seeds, folder)              # wrong names end here
     place = plan.scale.folder
     if name == "web" and not web and not (place/"web-source.json").exists():
         raise ValueError("the study 'web' needs web text: add --web FILE (.txt, .jsonl, .parquet), "
                          "or --web fineweb-edu to read it from the hub")
-    prepare_corpora(place, base_model(plan.scale).vocab_size, web)
+    prepare_corpora(plan.scale, web)
     found = run_study(plan, out, device, minutes)
     print(f"\n{STUDIES[name].title}\n\n{table(found)}")

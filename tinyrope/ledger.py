@@ -6,7 +6,8 @@ Docs: https://tinyrope.github.io/tinyrope/ledger.html.md"""
 
 # %% auto #0
 __all__ = ['cpu_name', 'hardware', 'versions', 'provenance', 'results_folder', 'read_result', 'read_study', 'write_result',
-           'mean_interval', 'bootstrap', 'permutation_p', 'values', 'difference', 'say', 'judge', 'table', 'in_turns']
+           'mean_interval', 'bootstrap', 'permutation_p', 'values', 'difference', 'say', 'judge', 'table', 'in_turns',
+           'before']
 
 # %% ../nbs/ledger.ipynb #baa0ca5d
 import contextlib
@@ -217,3 +218,15 @@ def in_turns(
             wait()
             if r: seconds[name].append(time.perf_counter() - start)
     return seconds
+
+# %% ../nbs/ledger.ipynb #dca86a7a
+def before(
+    minutes:float|None, # None: no limit
+): # function that raises TimeoutError when the time is over
+    "Make a check for the time: what is not begun in so many minutes waits for the next call"
+    end = time.monotonic() + (float("inf") if minutes is None else 60*minutes)
+    def check():
+        if time.monotonic() > end:
+            raise TimeoutError(f"stopped after {minutes:g} minutes; what is finished is kept, "
+                               "and the same command goes on")
+    return check
