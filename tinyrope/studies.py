@@ -241,8 +241,9 @@ def _both_sides(run):
     return dict(logged=[{k: row[k] for k in _CURVES} for row in run.metrics], alike=alike,
                 best_loss=run.best["val_loss"], best_perplexity=run.best["val_perplexity"])
 
-study("arms", "Is the model as coded as good as the model as claimed?",
-      measure=_both_sides)(_arms_of_the_original)
+@study("arms", "Is the model as coded as good as the model as claimed?",
+      measure=_both_sides)
+def _arms(scale): return _arms_of_the_original(scale)
 
 # %% ../nbs/07_studies.ipynb #549f21f2
 def _by_encoding(scale):
@@ -287,8 +288,9 @@ def _with_extension(run):
     return found | dict(extended={
         f"{method} {f}×": bins(extend_context(run.model, f, method), f) for method, f in ways})
 
-study("encodings", "Which encoding of positions is best, and beyond the context?",
-      measure=_with_extension)(_by_encoding)
+@study("encodings", "Which encoding of positions is best, and beyond the context?",
+      measure=_with_extension)
+def _encodings(scale): return _by_encoding(scale)
 
 # %% ../nbs/07_studies.ipynb #a9129c87
 @study("rope_base", "Which base?", reference="base 10,000",
@@ -312,8 +314,9 @@ def _even_attention(models, device):
     return dict(layers=next(iter(models.values())).n_layers,
                 chance={k: found[k].item() for k in SCORES})
 
-study("attention", "What do the heads look at, and is it because of RoPE?",
-      measure=_probes, together=_even_attention)(_by_encoding)
+@study("attention", "What do the heads look at, and is it because of RoPE?",
+      measure=_probes, together=_even_attention)
+def _attention(scale): return _by_encoding(scale)
 
 # %% ../nbs/07_studies.ipynb #d84e9113
 def _outside_embedding(c):
