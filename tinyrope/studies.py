@@ -242,7 +242,7 @@ def _both_sides(run):
                 best_loss=run.best["val_loss"], best_perplexity=run.best["val_perplexity"])
 
 @study("arms", "Is the model as coded as good as the model as claimed?",
-      measure=_both_sides)
+       measure=_both_sides)
 def _arms(scale): return _arms_of_the_original(scale)
 
 # %% ../nbs/07_studies.ipynb #549f21f2
@@ -289,7 +289,7 @@ def _with_extension(run):
         f"{method} {f}×": bins(extend_context(run.model, f, method), f) for method, f in ways})
 
 @study("encodings", "Which encoding of positions is best, and beyond the context?",
-      measure=_with_extension)
+       measure=_with_extension)
 def _encodings(scale): return _by_encoding(scale)
 
 # %% ../nbs/07_studies.ipynb #a9129c87
@@ -315,7 +315,7 @@ def _even_attention(models, device):
                 chance={k: found[k].item() for k in SCORES})
 
 @study("attention", "What do the heads look at, and is it because of RoPE?",
-      measure=_probes, together=_even_attention)
+       measure=_probes, together=_even_attention)
 def _attention(scale): return _by_encoding(scale)
 
 # %% ../nbs/07_studies.ipynb #d84e9113
