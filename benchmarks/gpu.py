@@ -22,20 +22,22 @@ import gpu_decoding
 import gpu_sizes
 import gpu_speed
 import torch
-from tinyrope.ledger import provenance, write_result
+from tinyrope.ledger import before, provenance, write_result
 from tinyrope.processes import pick_device
-from tinyrope.studies import SCALES, STUDIES, base_model, before, prepare_corpora, run_study
+from tinyrope.studies import STUDIES, Plan, prepare_corpora, run_study
 
 
 def studies(a, check, save):
-    "All studies that can be run from what is there: the one of web text needs `tinyrope-study web --web FILE` to have prepared it"
+    "All studies that can be run from what is there: `tinyrope-study web --web FILE` prepares one"
     size = "smoke" if a.small else "full"
-    prepare_corpora(a.folder/size, base_model(SCALES[size]).vocab_size)
+    scale = Plan("arms", size, folder=a.folder).scale
+    prepare_corpora(scale)
     for name in ["arms"] if a.small else STUDIES:
-        if name == "web" and not (a.folder/size/"web-source.json").exists(): continue
+        if name == "web" and not (scale.folder/"web-source.json").exists(): continue
         if (a.out/f"study-{name}-{size}.json").exists(): continue
         check()
-        run_study(name, size, 2 if a.small else 3, a.folder, a.out, str(a.device), minutes=a.end/60 - time.monotonic()/60)
+        plan = Plan(name, size, 2 if a.small else 3, a.folder)
+        run_study(plan, a.out, str(a.device), minutes=a.end/60 - time.monotonic()/60)
 
 
 STAGES = {"correct": gpu_correct.stage, "speed-full": partial(gpu_speed.stage, shape="full"), "speed-15m": partial(gpu_speed.stage, shape="15m"),

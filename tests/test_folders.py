@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from tinyrope.generation import newest_run
-from tinyrope.studies import SCALES, STUDIES, plan, run_study
+from tinyrope.studies import SCALES, STUDIES, Plan, run_study
 from tinyrope.train import train
 
 SMALL = dict(preset="smoke", device="cpu", steps=2)
@@ -55,7 +55,7 @@ def test_several_processes_agree_on_the_folder(run, here, environment):
 
 def test_a_study_of_a_user_leaves_the_results_of_the_project_alone(here):
     (here/"results").mkdir()
-    found = run_study("rope_base", "smoke", 2, folder=here/"runs"/"studies", device="cpu")
+    found = run_study(Plan("rope_base", "smoke", 2, here/"runs"/"studies"), device="cpu")
     written = here/"runs"/"studies"/"results"/"study-rope_base-smoke.json"
     assert json.loads(written.read_text())["rows"] == json.loads(json.dumps(found["rows"])) and not any((here/"results").iterdir())
 
@@ -64,7 +64,7 @@ def test_names_of_runs_fit_into_the_paths_of_windows():
     "260 characters in all: a name, what lies in its folder, and a home for the project"
     for study in STUDIES:
         for size in SCALES:
-            runs = plan(study, size, 3, "runs/studies")
+            runs = Plan(study, size).runs()
             names = [folder.name for _, folder in runs.values()]
             assert max(map(len, names)) <= 100 and len(set(names)) == len({json.dumps([s, seed]) for (_, seed), (s, _) in runs.items()})
 

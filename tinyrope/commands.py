@@ -275,20 +275,22 @@ def study_command(
     web:Text = None, # web text for the study `web`: a .txt, .jsonl or .parquet file, or a corpus on the hub
 ):
     "Train and measure the arms of a study, or of all"
-    from tinyrope.studies import STUDIES, run_study, table
+    from tinyrope.ledger import table
+    from tinyrope.studies import STUDIES, Plan, run_study
     outlive_reader()
     for name in STUDIES if study == "all" else [study]:
-        _prepare_study(name, size, seeds, Path(folder), web)
-        found = run_study(name, size, seeds, Path(folder), out and Path(out), device, minutes)
+        plan = Plan(name, size, seeds, Path(folder))    # wrong names end here
+        _prepare_study(plan, web)
+        found = run_study(plan, out and Path(out), device, minutes)
         print(f"\n{STUDIES[name].title}\n\n{table(found)}")
 
+
 # %% ../nbs/commands.ipynb #89fbf1fe
-def _prepare_study(name, size, seeds, folder, web):
-    "Prepare the texts of a study. Raises ValueError for wrong names, or without web text"
-    from tinyrope.studies import SCALES, base_model, plan, prepare_corpora
-    plan(name, size, seeds, folder)                     # wrong names end here
-    place = folder/size
-    if name == "web" and not web and not (place/"web-source.json").exists():
+def _prepare_study(plan, web):
+    "Prepare the texts of a study. Raises ValueError without web text where it is needed"
+    from tinyrope.studies import prepare_corpora
+    ready = (plan.scale.folder/"web-source.json").exists()
+    if plan.study == "web" and not web and not ready:
         raise ValueError("the study 'web' needs web text: add --web FILE (.txt, .jsonl, .parquet), "
                          "or --web fineweb-edu to read it from the hub")
-    prepare_corpora(place, base_model(SCALES[size]).vocab_size, web)
+    prepare_corpora(plan.scale, web)

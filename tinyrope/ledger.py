@@ -6,12 +6,15 @@ Docs: https://tinyrope.github.io/tinyrope/ledger.html.md"""
 
 # %% auto #0
 __all__ = ['cpu_name', 'hardware', 'versions', 'provenance', 'results_folder', 'read_result', 'read_study', 'write_result',
-           'mean_interval', 'bootstrap', 'permutation_p']
+           'mean_interval', 'bootstrap', 'permutation_p', 'values', 'difference', 'say', 'judge', 'table', 'in_turns',
+           'before']
 
 # %% ../nbs/ledger.ipynb #baa0ca5d
+import contextlib
 import json
 import os
 import platform
+import time
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -23,25 +26,28 @@ from .store import write_whole
 
 # %% ../nbs/ledger.ipynb #0e25cd06
 def cpu_name() -> str:
-    "Name of the processor, as far as the system tells"
+    "Name the processor, as far as the system tells"
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 def hardware() -> dict: # cpu, cores, and the gpu if there is one
-    "Tell what this machine computes with"
+    "Name the hardware of this machine"
     import torch
-    gpu = dict(gpu=torch.cuda.get_device_name(0), gpus=torch.cuda.device_count()) if torch.cuda.is_available() else {}
-    return dict(cpu=cpu_name(), cores=os.cpu_count(), **gpu)
+    found = dict(cpu=cpu_name(), cores=os.cpu_count())
+    if not torch.cuda.is_available(): return found
+    return found | dict(gpu=torch.cuda.get_device_name(0), gpus=torch.cuda.device_count())
 
+# %% ../nbs/ledger.ipynb #044d8561
 def versions(
     *packages, # names on PyPI
 ) -> dict: # package → version, and that of Python
     "Look up the versions of packages; those that are not installed are left out"
     found = {"python": platform.python_version()}
     for name in packages:
-        try: found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError: pass
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
     return found
 
 # %% ../nbs/ledger.ipynb #97da8713
@@ -51,43 +57,52 @@ def provenance(
     **facts, # whatever else led to the result: size, seeds, settings
 ) -> dict:
     "Collect what a result has to say about itself"
-    return dict(command=command, date=str(date.today()), versions=versions("torch", "tokenizers", *packages), **hardware(),
-                corpus_sha256=SHA256, **facts)
+    return dict(command=command, date=str(date.today()),
+                versions=versions("torch", "tokenizers", *packages),
+                **hardware(), corpus_sha256=SHA256, **facts)
 
 # %% ../nbs/ledger.ipynb #5067795b
 def results_folder() -> Path:
-    "Find `results/` from the root of the project or from its notebooks. Raises FileNotFoundError elsewhere"
+    "Find `results/` from the project's root or its notebooks. Raises FileNotFoundError elsewhere"
     for place in (Path("results"), Path("../results")):
         if place.is_dir(): return place
-    raise FileNotFoundError("no folder results/ here: the installed package has none, they lie in the repository. "
-                            "`git clone https://github.com/tinyrope/tinyrope`, and run this at its root")
+    raise FileNotFoundError(
+        "no folder results/ here: the installed package has none, they lie in the repository. "
+        "`git clone https://github.com/tinyrope/tinyrope`, and run this at its root")
 
 def read_result(
     name:str, # of a file in `results/`, without .json
 ) -> dict:
     "Read a result. Raises FileNotFoundError if nobody has measured it"
     path = results_folder()/f"{name}.json"
-    if not path.exists(): raise FileNotFoundError(f"no result {name!r}: there are {sorted(p.stem for p in path.parent.glob('*.json'))}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    if path.exists(): return json.loads(path.read_text(encoding="utf-8"))
+    there = sorted(p.stem for p in path.parent.glob("*.json"))
+    raise FileNotFoundError(f"no result {name!r}: there are {there}")
 
 # %% ../nbs/ledger.ipynb #2848eb36
 def read_study(
     name:str, # of a study
 ) -> dict:
-    "Read the result of a study, at full size if it was run so, else at nano size. Raises FileNotFoundError if it was never run"
+    "Read a study at full size, or else at nano size. Raises FileNotFoundError if it was never run"
     full = f"study-{name}-full"
-    return read_result(full if (results_folder()/f"{full}.json").exists() else f"study-{name}-nano")
+    there = (results_folder()/f"{full}.json").exists()
+    return read_result(full if there else f"study-{name}-nano")
 
 # %% ../nbs/ledger.ipynb #2b105997
+def _rounded(value, digits):
+    "Round all numbers in nested lists and dicts to so many significant digits"
+    if isinstance(value, float): return float(f"{value:.{digits}g}")
+    if isinstance(value, dict): return {k: _rounded(v, digits) for k, v in value.items()}
+    if isinstance(value, (list, tuple)): return [_rounded(v, digits) for v in value]
+    return value
+
 def write_result(
     path:Path, # a .json file
     result:dict, # from `provenance`, with what was measured
     digits:int = 6, # significant digits of its numbers
 ):
     "Write a result, whole or not at all, with as many digits as mean something"
-    short = lambda x: (float(f"{x:.{digits}g}") if isinstance(x, float) else {k: short(v) for k, v in x.items()} if isinstance(x, dict)
-                       else [short(v) for v in x] if isinstance(x, (list, tuple)) else x)
-    text = json.dumps(short(result), indent=1, ensure_ascii=False)
+    text = json.dumps(_rounded(result, digits), indent=1, ensure_ascii=False)
     write_whole(path, text + "\n")
 
 # %% ../nbs/ledger.ipynb #23685f45
@@ -98,8 +113,9 @@ def mean_interval(
     "Mean over runs with Student's t interval. Raises ValueError for fewer than two runs"
     from scipy.stats import t
     values = np.asarray(values, dtype=float)
-    if len(values) < 2: raise ValueError(f"an interval needs at least two runs, got {len(values)}: run more seeds")
-    return values.mean(0), t.ppf((1 + confidence)/2, len(values) - 1)*values.std(0, ddof=1)/len(values)**.5
+    n = len(values)
+    if n < 2: raise ValueError(f"an interval needs at least two runs, got {n}: run more seeds")
+    return values.mean(0), t.ppf((1 + confidence)/2, n - 1)*values.std(0, ddof=1)/n**.5
 
 # %% ../nbs/ledger.ipynb #1ee8e395
 def bootstrap(
@@ -108,10 +124,11 @@ def bootstrap(
     draws:int = 5000, # resamplings
     seed:int = 0, # of the resampling
 ): # mean, lower and upper end of the interval
-    "Mean over the first axis with its bootstrap interval (percentiles of the resampled means). Raises ValueError for fewer than two values"
+    "Mean over the first axis with its percentile interval. Raises ValueError for a single value"
     from scipy.stats import bootstrap
     values = np.asarray(values)
-    found = bootstrap((values,), np.mean, n_resamples=draws, batch=200, vectorized=True, confidence_level=1 - error, method="percentile", rng=seed)
+    found = bootstrap((values,), np.mean, n_resamples=draws, batch=200, vectorized=True,
+                      confidence_level=1 - error, method="percentile", rng=seed)
     return values.mean(0), *found.confidence_interval
 
 # %% ../nbs/ledger.ipynb #a912c0ca
@@ -123,5 +140,94 @@ def permutation_p(
 ) -> np.ndarray: # (...) two-sided p-values
     "Test whether the means of paired values differ, by swapping within pairs"
     from scipy.stats import permutation_test
-    difference = lambda x, y, axis: (x - y).mean(axis)
-    return permutation_test((np.asarray(a), np.asarray(b)), difference, permutation_type="samples", n_resamples=draws, batch=200, rng=seed, vectorized=True, axis=0).pvalue
+    def gap(x, y, axis): return (x - y).mean(axis)
+    pair = np.asarray(a), np.asarray(b)
+    return permutation_test(pair, gap, permutation_type="samples", n_resamples=draws, batch=200,
+                            rng=seed, vectorized=True, axis=0).pvalue
+
+# %% ../nbs/ledger.ipynb #ee9ed6f4
+def values(
+    result:dict, # of a study
+    arm:str, # name of an arm
+    what:str = "bits_per_byte", # a measure
+) -> np.ndarray: # (seeds,) or (seeds, ...)
+    "Collect a measure of an arm, one value a seed"
+    return np.array([row[what] for row in result["rows"] if row["arm"] == arm])
+
+def difference(
+    result:dict, # of a study
+    arm:str, # name of an arm
+    reference:str|None = None, # the arm to compare with; None: the reference of the study
+    what:str = "bits_per_byte", # a measure
+): # mean difference and half the width of its 95 % interval
+    "Compare an arm with another, seed by seed"
+    other = values(result, reference or result["reference"], what)
+    return mean_interval(values(result, arm, what) - other)
+
+# %% ../nbs/ledger.ipynb #8a5e7df5
+def say(
+    mean, # a number
+    half, # half the width of its interval
+    digits:int = 3, # after the point
+    unit:str = "", # written after it
+) -> str:
+    "Write a mean and its interval"
+    return f"{mean:.{digits}f} ± {half:.{digits}f}{unit}"
+
+def judge(
+    mean, # of a difference
+    half, # half the width of its interval
+    less:str = "lower", # word for a difference below zero
+    more:str = "higher", # word for a difference above zero
+    same:str = "not distinguishable", # word for an interval that holds zero
+) -> str:
+    "Put a difference and its interval into a word"
+    if mean + half < 0: return less
+    return more if mean - half > 0 else same
+
+# %% ../nbs/ledger.ipynb #bbfa9d5a
+def table(
+    result:dict, # of a study
+    **columns, # name → function of an arm, for more columns
+) -> str: # markdown
+    "Tabulate arms: parameters, bits per byte, the difference to the reference, and more columns"
+    def row(arm):
+        first = next(r for r in result["rows"] if r["arm"] == arm)
+        gap = "" if arm == result["reference"] else say(*difference(result, arm))
+        return [arm, f"{first['parameters']:,}", say(*mean_interval(values(result, arm))), gap,
+                *(str(f(arm)) for f in columns.values())]
+    head = ["", "parameters", "bits per byte", "difference"]
+    head += [name.replace("_", " ") for name in columns]
+    lines = [head, ["---"]*len(head), *map(row, result["arms"])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+# %% ../nbs/ledger.ipynb #d536f338
+def in_turns(
+    candidates:dict, # name → function without arguments
+    device, # on which they run
+    rounds:int = 7, # rounds that count; one more before them does not
+) -> dict: # name → seconds, one a round
+    "Time functions in turns"
+    from torch.cuda import synchronize
+    wait = synchronize if device.type == "cuda" else lambda: None
+    seconds = {name: [] for name in candidates}
+    for r in range(rounds + 1):
+        for name, run in candidates.items():
+            wait()
+            start = time.perf_counter()
+            run()
+            wait()
+            if r: seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+# %% ../nbs/ledger.ipynb #dca86a7a
+def before(
+    minutes:float|None, # None: no limit
+): # function that raises TimeoutError when the time is over
+    "Make a check for the time: what is not begun in so many minutes waits for the next call"
+    end = time.monotonic() + (float("inf") if minutes is None else 60*minutes)
+    def check():
+        if time.monotonic() > end:
+            raise TimeoutError(f"stopped after {minutes:g} minutes; what is finished is kept, "
+                               "and the same command goes on")
+    return check
