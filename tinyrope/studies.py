@@ -36,7 +36,6 @@ from .processes import can_compile, pick_device, use_bf16
 from .store import EOT, write_whole
 from .train import PRESETS, TrainConfig, configure, train
 
-
 # %% ../nbs/07_studies.ipynb #c16f9893
 @dataclass(frozen=True)
 class Scale:
@@ -108,28 +107,6 @@ def _run_name(changes, scale, seed):
     if len(name) <= 100: return name
     return f"{name[-80:]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
-# %% ../nbs/07_studies.ipynb #aa140b7b
-def _train_run(settings, folder, seed, device):
-    "Train a run unless it is finished, and log into a file; False if another process is at it"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(Timeout), FileLock(f"{folder}.lock", timeout=0):
-        if (folder/"result.json").exists(): return True
-        with open(f"{folder}.log", "a") as log, contextlib.redirect_stdout(log):
-            train(out=folder, seed=seed, resume=True, device=device, **settings)
-        bits = Run(folder).result["bits_per_byte"]
-        print(f"{folder.name}: {bits:.4f} bits per byte", flush=True)
-        return True
-    return False
-
-def _train_all(runs, device, check):
-    "Train what is missing; wait for runs of other processes; `check` is called before each run"
-    left = dict(runs)
-    while left:
-        for key, (settings, folder) in list(left.items()):
-            check()
-            if _train_run(settings, folder, key[1], device): del left[key]
-        if left: time.sleep(5)
-
 # %% ../nbs/07_studies.ipynb #b087f190
 @dataclass(frozen=True)
 class Plan:
@@ -158,6 +135,28 @@ class Plan:
                 folder = scale.folder/_run_name(changes, scale, seed)
                 found[arm, seed] = _settings_of(changes, scale), folder
         return found
+
+# %% ../nbs/07_studies.ipynb #aa140b7b
+def _train_run(settings, folder, seed, device):
+    "Train a run unless it is finished, and log into a file; False if another process is at it"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(Timeout), FileLock(f"{folder}.lock", timeout=0):
+        if (folder/"result.json").exists(): return True
+        with open(f"{folder}.log", "a") as log, contextlib.redirect_stdout(log):
+            train(out=folder, seed=seed, resume=True, device=device, **settings)
+        bits = Run(folder).result["bits_per_byte"]
+        print(f"{folder.name}: {bits:.4f} bits per byte", flush=True)
+        return True
+    return False
+
+def _train_all(runs, device, check):
+    "Train what is missing; wait for runs of other processes; `check` is called before each run"
+    left = dict(runs)
+    while left:
+        for key, (settings, folder) in list(left.items()):
+            check()
+            if _train_run(settings, folder, key[1], device): del left[key]
+        if left: time.sleep(5)
 
 # %% ../nbs/07_studies.ipynb #c69e113d
 def _score_run(run):
@@ -286,7 +285,6 @@ def _by_position(run):
         return losses.reshape(-1, n//8).mean(1).tolist()
     return dict(by_position=bins(model, 1 if model.config.position == "learned" else 4)), bins
 
-
 # %% ../nbs/07_studies.ipynb #0603e941
 def _with_extension(run):
     "Loss by position, with RoPE also after extending the context"
@@ -399,7 +397,6 @@ def _decoding_speed(models, device, filled, steps=8, batches=(1, 16)):
                 decoding_batches=list(batches), decoding_seconds=seconds,
                 decoding_tokens_per_second=speed)
 
-
 # %% ../nbs/07_studies.ipynb #2b15aeba
 def _kv_speeds(models, device):
     "Measure decoding for the arms, and for the original's size"
@@ -459,7 +456,6 @@ def _write_corpora(folder, vocab_size, pages):
                "mixed": _first_bytes(stories, size//2) + _first_bytes(web, size//2)}
     for name, part in corpora.items(): write_whole(folder/f"{name}.txt", f"\n{EOT}\n".join(part))
     write_whole(folder/"web.json", train_bpe(corpora["stories"] + web, vocab_size).to_str())
-
 
 # %% ../nbs/07_studies.ipynb #331ab7f7
 def prepare_corpora(
