@@ -6,9 +6,9 @@ Docs: https://tinyrope.github.io/tinyrope/run_folder.html.md"""
 
 # %% auto #0
 __all__ = ['NUMBER', 'CONFIG', 'LOGS', 'CHECKPOINT', 'EVALUATION', 'misfit', 'read_record', 'config_hash', 'read_config',
-           'advice_when_full', 'write_file', 'append_row', 'step_name', 'step_of', 'checkpoints_in', 'default_folder',
-           'sole_writer', 'wait_for_all', 'split_log', 'read_rows', 'sealed_rows', 'rows_to_seal', 'set_aside',
-           'restore_rows', 'clear_away']
+           'advice_when_full', 'write_file', 'append_row', 'step_name', 'step_of', 'checkpoints_in', 'last_good',
+           'default_folder', 'sole_writer', 'wait_for_all', 'split_log', 'read_rows', 'sealed_rows', 'rows_to_seal',
+           'set_aside', 'restore_rows', 'clear_away']
 
 # %% ../nbs/run_folder.ipynb #247a7650
 import errno
@@ -155,6 +155,14 @@ def checkpoints_in(
     "List the checkpoints of a run; what has another name is not looked at"
     found = folder.iterdir() if folder.is_dir() else ()
     return sorted((c for c in found if CHECKPOINT.fullmatch(c.name) and c.is_dir()), key=step_of)
+
+def last_good(
+    folder:Path, # of the run
+) -> str:
+    "Say which checkpoint of a run is the last"
+    last = folder/"last"
+    if not last.exists(): return "no checkpoint had been saved"
+    return f"the last good checkpoint is {folder/'checkpoints'/last.read_text()}"
 
 # %% ../nbs/run_folder.ipynb #1e12b14e
 def _refuse_links(folder):

@@ -26,7 +26,7 @@ from .checkpoint import Run
 from .corpora import load_stories, read_stories, split_stories
 from .data import load_tokenizer, train_bpe, word_counts
 from .eval_attention import SCORES, head_scores, name_pairs, probe, read_alike
-from .ledger import before, in_turns, mean_interval, provenance, read_study, write_result
+from .ledger import before, in_turns, provenance, write_result
 from .metrics import evaluate_stories
 from .model import (SIZES, ModelConfig, Transformer, count_parameters, extend_context,
                             new_cache)
@@ -34,7 +34,7 @@ from .optim import make_optimizers
 from .prepare import texts_of
 from .processes import can_compile, pick_device, use_bf16
 from .store import EOT, write_whole
-from .train import PRESETS, TrainConfig, configure, train
+from .train import TrainConfig, configure, train
 
 # %% ../nbs/07_studies.ipynb #c16f9893
 @dataclass(frozen=True)
