@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from common import cpu_name
+from tinyrope.ledger import cpu_name
 from tinyrope.checkpoint import Run
 from tinyrope.corpora import SHA256, load_stories
 from tinyrope.metrics import evaluate_stories

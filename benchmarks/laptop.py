@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 from statistics import median
 
-from common import cpu_name
+from tinyrope.ledger import cpu_name
 from tinyrope.checkpoint import Run
 from tinyrope.corpora import load_stories
 from tinyrope.metrics import evaluate_stories

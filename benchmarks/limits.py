@@ -13,7 +13,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from common import cpu_name
+from tinyrope.ledger import cpu_name
 from safetensors.torch import load_file
 from tinyrope.corpora import SHA256, load_stories
 from tinyrope.data import train_bpe

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from common import cpu_name
+from tinyrope.ledger import cpu_name
 from tinyrope.model import Transformer
 from tinyrope.optim import make_optimizers
 from tinyrope.train import configure, train

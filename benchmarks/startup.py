@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from common import cpu_name
+from tinyrope.ledger import cpu_name
 
 
 def seconds_of(code):
