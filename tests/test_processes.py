@@ -187,7 +187,7 @@ def test_workers_whose_torchrun_was_killed_hold_their_run_and_stop(one, tmp_path
         said = rf"is being written by process ({workers[0]}|{workers[1]}) on"
         assert refused.returncode == 1 and re.search(said, refused.stderr), refused.stderr
         for pid in workers: os.kill(pid, signal.SIGCONT)
-        deadline = time.time() + 60
+        deadline = time.time() + 330        # PyTorch may wait for the store of a torchrun that is gone
         while any(map(alive, workers)) and time.time() < deadline: time.sleep(.1)
         assert not any(map(alive, workers)) and 0 < int(last(folder).split("-")[1]) < 60
     finally:
@@ -204,7 +204,7 @@ def test_no_process_leaves_before_the_run_is_scored(tmp_path, environment):
             "    return real(*args)\n"
             "t.evaluate_stories = slow\n"
             "run = t.train('smoke', out=sys.argv[1], device='cpu', steps=2, eval_blocks=4, max_stories=60, shard=True)\n"
-            "print('score', round(run.result['loss'], 3))\n")
+            "sys.stdout.write(f\"score {run.result['loss']:.3f}\\n\")\n")
     (tmp_path/"two.py").write_text(code)
     printed = complete(environment, *TWO[:-2], str(tmp_path/"two.py"), str(tmp_path/"run"))
     assert printed.count("score ") == 2
