@@ -11,7 +11,7 @@ __all__ = ['schedule', 'orthogonalise', 'Muon', 'make_optimizers']
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .model import Transformer
 from .processes import full_tensor, shard_like
@@ -86,18 +86,24 @@ class Muon(torch.optim.Optimizer):
 # %% ../nbs/03b_optim.ipynb #2d2e1823
 def make_optimizers(
     model:Transformer, # whose weights are trained
-    c, # a `TrainConfig`: which optimizer, rates and decay
-) -> list: # of torch optimizers
+    config, # a `TrainConfig`: which optimizer, learning rates and weight decay
+) -> list: # of torch optimizers; AdamW is the last
     "Make the optimizers of a run"
     matrices, rest = [], []
     for name, p in model.named_parameters():
         (matrices if p.ndim == 2 and name.startswith("blocks") else rest).append(p)
-    groups = [dict(params=rest, weight_decay=c.weight_decay if c.decay_all else 0.)]
-    if c.optimizer == "adamw": groups.append(dict(params=matrices, weight_decay=c.weight_decay))
-    adamw = torch.optim.AdamW(groups, lr=c.learning_rate, betas=(.9, c.beta2), fused=True)
+    decay = config.weight_decay
+    others = dict(params=rest, weight_decay=decay if config.decay_all else 0.)
+    if config.optimizer == "muon":
+        muon = Muon(matrices, config.muon_learning_rate, weight_decay=decay)
+        return [muon, _make_adamw([others], config)]
+    return [_make_adamw([others, dict(params=matrices, weight_decay=decay)], config)]
+
+# %% ../nbs/03b_optim.ipynb #b5b2bdc7
+def _make_adamw(groups, config):
+    "Make an AdamW that has its running averages from the start"
+    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(.9, config.beta2), fused=True)
     for p in (p for group in adamw.param_groups for p in group["params"]):
-        # its state from the start, so that a checkpoint has where to go
         adamw.state[p] = dict(step=torch.zeros((), device=p.device), exp_avg=torch.zeros_like(p),
                               exp_avg_sq=torch.zeros_like(p))
-    if c.optimizer == "adamw": return [adamw]
-    return [Muon(matrices, c.muon_learning_rate, weight_decay=c.weight_decay), adamw]
+    return adamw
