@@ -35,10 +35,10 @@ def activation_bytes(
 def memory_needed(
     c:ModelConfig, # shape of the model
     config, # a `TrainConfig`: batch, micro-batches, precision
-    device:torch.device, # where the run is
+    device:torch.device, # of the run
     world:int = 1, # processes
     shard:bool = False, # weights spread over them?
-) -> dict: # what for → bytes in each process
+) -> dict: # part → bytes in each process
     "Estimate the memory that a run takes"
     n, gpu = sum(count_parameters(c).values()), device.type == "cuda"
     spread = world if shard else 1
@@ -48,33 +48,38 @@ def memory_needed(
     return {"weights": 4*n/spread, "gradients": 4*n/spread, "optimizer": 8*n/spread,
             "activations": rows*c.seq_len*per_token, "logits": 2*4*at_once*c.vocab_size}
 
+# %% ../nbs/memory.ipynb #52f7ca62
 def memory_of(
     device:torch.device, # any
 ) -> int: # bytes
     "Look up how much memory a device has; for the CPU, how much this process may use"
     if device.type == "cuda": return torch.cuda.get_device_properties(device).total_memory
     if device.type == "mps": return torch.mps.recommended_max_memory()
+    return _memory_of_process()
+
+# %% ../nbs/memory.ipynb #84dc4733
+def _memory_of_process():
+    "Look up how many bytes this process may use: of the machine, or of its container"
     import psutil
-    limits = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-    found = [p.read_text().strip() for p in limits if p.exists()]       # of a container
+    folder = Path("/sys/fs/cgroup")
+    limits = (folder/"memory.max", folder/"memory/memory.limit_in_bytes")
+    found = [p.read_text().strip() for p in limits if p.exists()]
     return min(psutil.virtual_memory().total, *(int(n) for n in found if n.isdigit()))
 
 # %% ../nbs/memory.ipynb #41d85060
 _SMALLER = {"weights": "n_layers, dim or vocab_size", "logits": "vocab_size or seq_len",
             "activations": "batch_size (or accumulate larger), seq_len or n_layers"}
 
+# %% ../nbs/memory.ipynb #c0e9bd28
 def check_memory(
-    c:ModelConfig, # shape of the model
-    config, # a `TrainConfig`: batch, micro-batches, precision
-    device:torch.device, # where the run is
-    world:int = 1, # processes
-    shard:bool = False, # weights spread over them?
+    needed:dict, # from `memory_needed`
+    device:torch.device, # of the run
 ):
-    "Raise ValueError with the estimate if a run cannot fit into the memory of its device"
-    needed, here = memory_needed(c, config, device, world, shard), memory_of(device)
+    "Raise ValueError if a run cannot fit into the memory of its device"
+    total, here = sum(needed.values()), memory_of(device)
     here //= 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if sum(needed.values()) <= here: return
+    if total <= here: return
     most = max(_SMALLER, key=needed.get)
-    parts = ", ".join(f"{what} {size/1e9:,.1f}" for what, size in needed.items())
-    raise ValueError(f"this run would take about {sum(needed.values())/1e9:,.1f} GB of memory ({parts}), "
+    parts = ", ".join(f"{part} {size/1e9:,.1f}" for part, size in needed.items())
+    raise ValueError(f"this run would take about {total/1e9:,.1f} GB of memory ({parts}), "
                      f"{device} has {here/1e9:,.1f} GB: make {_SMALLER[most]} smaller")

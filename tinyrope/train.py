@@ -30,7 +30,7 @@ from .checkpoint import (Progress, Run, checked_best, load_weights, merge_weight
 from .corpora import EMBEDDED
 from .data import Batches, eval_blocks
 from .job import Job, describe, open_folder, resume_command
-from .memory import check_memory
+from .memory import check_memory, memory_needed
 from .metrics import device_of, evaluate_blocks, evaluate_stories, perplexity
 from .model import SIZES, ModelConfig, Transformer, flops_per_token
 from .optim import make_optimizers, schedule
@@ -123,7 +123,6 @@ def configure(
         if overrides.get(one) is not None: overrides.setdefault(other, None)
     changes = [{k: v for k, v in overrides.items() if k in own} for own in names]
     return tuple(replace(part, **changed) for part, changed in zip(PRESETS[preset], changes))
-
 
 # %% ../nbs/04_train.ipynb #dec79d44
 class Trainer:
@@ -370,7 +369,6 @@ def _finish(t, recorder):
     print(f"run      {folder}\ncurves   {folder/'curves.png'}\n"
           f"stories  tinyrope-generate --model {folder} \"Once upon a time\"")
 
-
 # %% ../nbs/04_train.ipynb #3754820c
 def _best_model(t, folder):
     "Merge the weights of the best whole checkpoint into one file; returns model and SHA-256"
@@ -431,10 +429,10 @@ def train(
 def _set_up(job, folder):
     "Make trainer and recorder of a run, and open its folder"
     rank, c = rank_and_world()[0], job.config
-    check_memory(job.model, c, job.device, job.world, job.shard)
+    _check_fits(job)
     data = prepare(c, job.model.vocab_size)
     job = replace(job, model=replace(job.model, vocab_size=data.tokenizer.get_vocab_size()))
-    check_memory(job.model, c, job.device, job.world, job.shard)    # GPT-2's tokenizer is larger than asked for
+    _check_fits(job)                    # GPT-2's tokenizer is larger than asked for
     about = describe(job, data)
     t = make_trainer(job.model, c, data.train, job.device, job.shard)
     blocks = eval_blocks(data.valid, t.batches.seq_len, c.eval_blocks)
@@ -443,6 +441,11 @@ def _set_up(job, folder):
     log = Log(folder, active=rank == 0, draws=job.wandb != "disabled")
     if log.active and log.draws: log.tracker = start_tracker(folder, job.wandb, about)
     return t, Recorder(folder, about, data, blocks, log)
+
+def _check_fits(job):
+    "Raise ValueError if a run cannot fit into the memory of its device"
+    needed = memory_needed(job.model, job.config, job.device, job.world, job.shard)
+    check_memory(needed, job.device)
 
 # %% ../nbs/04_train.ipynb #a660444c
 if __name__ == "__main__" and "__file__" in globals():      # not in a notebook
