@@ -61,8 +61,7 @@ def memory_of(
 def _memory_of_process():
     "Look up how many bytes this process may use: of the machine, or of its container"
     import psutil
-    folder = Path("/sys/fs/cgroup")
-    limits = (folder/"memory.max", folder/"memory/memory.limit_in_bytes")
+    limits = [Path("/sys/fs/cgroup", p) for p in ("memory.max", "memory/memory.limit_in_bytes")]
     found = [p.read_text().strip() for p in limits if p.exists()]
     return min(psutil.virtual_memory().total, *(int(n) for n in found if n.isdigit()))
 

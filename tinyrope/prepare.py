@@ -33,30 +33,35 @@ def cache_folder() -> Path:
         raise ValueError("there is no home directory for the cache: set TINYROPE_CACHE to a folder")
     return folder
 
+# %% ../nbs/prepare.ipynb #035d4d79
 def texts_of(
-    c, # a `TrainConfig`: names the corpus
+    config, # a `TrainConfig`: names the corpus
     split:str, # "train" or "valid"
 ): # yields texts
     "Read the training or validation texts of a run"
-    if c.original_data: return iter(_original_parts(c.corpus, c.max_stories)[split == "valid"])
-    own = validation_split(c.corpus)
-    source = own if own and split == "valid" else "train"
-    texts = islice(read_stories(c.corpus, source), c.max_stories)
-    if not own: texts = (s for i, s in enumerate(texts) if (i % 25 == 24) == (split == "valid"))
-    return islice(texts, 2000 if split == "valid" else None)
+    valid = split == "valid"
+    if config.original_data: return iter(_original_parts(config.corpus, config.max_stories)[valid])
+    own = validation_split(config.corpus)
+    source = own if own and valid else "train"
+    texts = islice(read_stories(config.corpus, source), config.max_stories)
+    if not own: texts = (s for i, s in enumerate(texts) if (i % 25 == 24) == valid)
+    return islice(texts, 2000 if valid else None)
 
+# %% ../nbs/prepare.ipynb #7fbb0d9d
 @lru_cache(maxsize=1)
 def _original_parts(corpus, max_stories):
+    "Split the texts of a corpus as the original run did: training and validation texts"
     return original_split(list(islice(read_stories(corpus), max_stories)))
 
 # %% ../nbs/prepare.ipynb #037167f4
-def _make_tokenizer(c, vocab_size, place):
+def _find_tokenizer(config, vocab_size, place):
     "Find the tokenizer at `place` plus its hash, or train it. Raises ValueError if it was changed"
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock"):
         found = next(place.parent.glob(f"{place.name}-*.json"), None)
         if found is None:
-            text = train_bpe(islice(texts_of(c, "train"), 10**6), vocab_size).to_str()
+            texts = islice(texts_of(config, "train"), 10**6)
+            text = train_bpe(texts, vocab_size).to_str()
             digest = hashlib.sha256(text.encode()).hexdigest()[:16]
             found = place.with_name(f"{place.name}-{digest}.json")
             write_whole(found, text)
@@ -73,30 +78,33 @@ class RunData(NamedTuple):
 
 # %% ../nbs/prepare.ipynb #52e94039
 def prepare(
-    c, # a `TrainConfig`: names the corpus and the tokenizer
+    config, # a `TrainConfig`: names the corpus and the tokenizer
     vocab_size:int, # of a tokenizer that has to be trained
 ) -> RunData: # tokenizer, training store, validation store
     "Find or make the tokenizer and the token stores of a run"
-    source, folder, tokenizer_file = corpus_id(c.corpus), cache_folder(), c.tokenizer
-    if c.tokenizer == "bpe":
-        place = folder/f"bpe-{vocab_size}-{_hash_of(source, c)}"
-        tokenizer_file = _make_tokenizer(c, vocab_size, place)
+    source, folder, tokenizer_file = corpus_id(config.corpus), cache_folder(), config.tokenizer
+    if tokenizer_file == "bpe":
+        place = folder/f"bpe-{vocab_size}-{_hash_of(source, config)}"
+        tokenizer_file = _find_tokenizer(config, vocab_size, place)
     tokenizer = load_tokenizer(tokenizer_file)
-    name = _hash_of(source, c, tokenizer_hash(tokenizer))
-    train = _find_store(c, "train", tokenizer, folder/f"train-{name}")
-    return RunData(tokenizer, train, _find_store(c, "valid", tokenizer, folder/f"valid-{name}"))
+    name = _hash_of(source, config, tokenizer_hash(tokenizer))
+    train, valid = (_find_store(config, split, tokenizer, folder/f"{split}-{name}")
+                    for split in ("train", "valid"))
+    return RunData(tokenizer, train, valid)
 
-def _hash_of(source, c, *more):
+# %% ../nbs/prepare.ipynb #5f8f4483
+def _hash_of(source, config, *more):
     "Hash all that a tokenizer or a store depends on"
-    parts = ("stores", source, c.original_data, c.max_stories, *more)
+    parts = ("stores", source, config.original_data, config.max_stories, *more)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
-def _find_store(c, split, tokenizer, place):
-    "Open the store at `place`, or build it; of several processes one does"
+# %% ../nbs/prepare.ipynb #0654af5e
+def _find_store(config, split, tokenizer, place):
+    "Open the store at `place`, or build it"
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock"):
         if place.exists(): return TokenStore(place)
-        return build_store(texts_of(c, split), tokenizer, place, c.original_data)
+        return build_store(texts_of(config, split), tokenizer, place, config.original_data)
 
 # %% ../nbs/prepare.ipynb #9815431f
 def stories_in(
