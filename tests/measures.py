@@ -14,9 +14,9 @@ ROOT = Path(__file__).parent.parent
 EXCEPTIONS = Path(__file__).with_name("plan.json")
 
 # A module imports only what stands before it, in its functions too
-ORDER = """settings kernels rope attention model plotting testing store corpora data metrics processes
-    optim run_folder checkpoint memory tracking prepare job train generation eval_attention
-    attention_page ledger studies scoreboard stories claims commands""".split()
+ORDER = """settings kernels rope attention model plotting testing store corpora ledger data metrics
+    processes optim run_folder checkpoint memory tracking prepare speed job train generation
+    eval_attention attention_page studies scoreboard stories claims commands""".split()
 
 LIMITS = {"lines": 500, "names": 30, "over 100": 2, "over 120": 0, "median": 6, "longest": 25,
           "class": 45, "prose": .6, "parameters": 5}

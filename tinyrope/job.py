@@ -37,6 +37,7 @@ class Job:
     shard:bool              # spread the model over them?
     wandb:str               # "disabled", "offline" or "online"
     overrides:dict          # fields changed by name
+    bf16:bool = False       # are products done in bf16?
 
 # %% ../nbs/job.ipynb #ea803aaa
 def describe(
@@ -45,7 +46,7 @@ def describe(
 ) -> dict: # config.json
     "Collect all that defines a run"
     about = dict(preset=job.preset, model=asdict(job.model), train=asdict(job.config),
-                 versions=_versions(), device=str(job.device), processes=job.world,
+                 versions=_versions(), device=str(job.device), processes=job.world, bf16=job.bf16,
                  train_sha256=data.train.about["sha256"], valid_sha256=data.valid.about["sha256"],
                  tokenizer_sha256=tokenizer_hash(data.tokenizer))
     return about | dict(sha256=config_hash(about))

@@ -40,9 +40,10 @@ from .processes import (any_rank, compile_forward, full_tensor, is_sharded, mean
 from .run_folder import (LOGS, default_folder, last_good, read_rows, restore_rows,
                                  sole_writer, step_name, wait_for_all, write_file)
 from .settings import Count, Settings, Share, Text, checked, number, optional, whole
+from .speed import best_speed, choose_bf16
 from .store import TokenStore, token_bytes
-from .tracking import (Log, Stopwatch, draw_attention, draw_curves, make_row, matmul_speed,
-                               progress_bar, sample_story, send, show_progress, start_tracker)
+from .tracking import (Log, Stopwatch, draw_attention, draw_curves, make_row, progress_bar,
+                               sample_story, send, show_progress, start_tracker)
 
 # %% ../nbs/04_train.ipynb #dec79d44
 class Trainer:
@@ -317,7 +318,7 @@ class Recorder:
 # %% ../nbs/04_train.ipynb #d387fba2
 def _run_training(trainer, recorder):
     "Resume if there is something to resume, fit, finish; returns whether it is finished"
-    peak = matmul_speed(trainer.device, torch.bfloat16 if trainer.bf16 else torch.float32)
+    peak = best_speed(trainer.device, torch.bfloat16 if trainer.bf16 else torch.float32)
     restore(trainer, recorder.folder)
     try:
         with stop_on_request() as stopped: done = fit(trainer, recorder, stopped, peak)
@@ -430,8 +431,9 @@ def _set_up(job, folder):
     data = prepare(config, job.model.vocab_size)
     job = replace(job, model=replace(job.model, vocab_size=data.tokenizer.get_vocab_size()))
     _check_fits(job)
-    about = describe(job, data)
     trainer = make_trainer(job.model, config, data.train, job.device, job.shard)
+    trainer.bf16 = choose_bf16(trainer, folder)
+    about = describe(replace(job, bf16=trainer.bf16), data)
     blocks = eval_blocks(data.valid, trainer.batches.seq_len, config.eval_blocks)
     compile_forward(trainer)
     open_folder(folder, job, about, data.tokenizer)
