@@ -50,7 +50,8 @@ def describe(
                     tokenizers=tokenizers.__version__, safetensors=safetensors.__version__)
     about = dict(preset=job.preset, model=asdict(job.model), train=asdict(job.config),
                  versions=versions, device=str(job.device), processes=job.world,
-                 train_sha256=data.train.about["sha256"], valid_sha256=data.valid.about["sha256"],
+                 train_sha256=data.train.metadata["sha256"],
+                 valid_sha256=data.valid.metadata["sha256"],
                  tokenizer_sha256=tokenizer_hash(data.tokenizer))
     return about | dict(sha256=config_hash(about))
 
