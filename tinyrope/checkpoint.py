@@ -164,7 +164,7 @@ def _save_checkpoint(trainer, folder, config) -> Path:
 
 # %% ../nbs/checkpoint.ipynb #016c5b80
 def _wrong_file(checkpoint, sums) -> str: # empty if there is none
-    "Say which file of a checkpoint is missing, changed, or none of its own"
+    "Say which file of a checkpoint is missing, changed, or does not belong to it"
     found = sorted(f.name for f in checkpoint.glob("*.safetensors"))
     if more := [name for name in found if name not in sums]: return f"{more[0]} has no checksum"
     for name, digest in sums.items():
@@ -255,12 +255,14 @@ def checked_best(
     return replace(progress, best_step=new, best_loss=whole[new])
 
 # %% ../nbs/checkpoint.ipynb #a8b546b2
+def _keep_quiet(text): "Print nothing"
+
 def restore(
     trainer, # has model, optimizers, progress and batches.rank; changed in place
     folder:Path, # of the run
 ):
     "Bring the trainer to where its newest whole checkpoint was, and the folder with it"
-    say = (lambda text: None) if trainer.batches.rank else print
+    say = _keep_quiet if trainer.batches.rank else print
     checkpoint = _newest_checkpoint(folder/"checkpoints", say)
     if checkpoint:
         states = _optimizer_tensors(trainer.optimizers)

@@ -202,8 +202,9 @@ def token_bytes(
 def _check_bytes(texts, encoded, sizes):
     "Raise ValueError if the tokens of a story do not stand for its bytes"
     for text, ids in zip(texts, encoded):
-        got, wanted, start = sizes[ids].sum(), len(text.encode()), repr(text[:40])
+        got, wanted = sizes[ids].sum(), len(text.encode())
         if got == wanted: continue
+        start = repr(text[:40])
         if EOT in text:
             raise ValueError(f"the story {start} holds {EOT}: part it with split_stories")
         raise ValueError(f"the tokenizer does not give the story {start} back: its tokens stand "
@@ -236,24 +237,27 @@ def no_panic(
 def _dtype(tokenizer):
     return np.dtype(np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32)
 
-def _encode_batch(texts, tokenizer) -> list: # an array of ids a text
+def _encode_batch(texts, tokenizer, dtype) -> list: # an array of ids a text
     "Tokenize texts side by side"
     encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    return [np.array(e.ids, _dtype(tokenizer)) for e in encoded]
+    return [np.array(e.ids, dtype) for e in encoded]
 
 # %% ../nbs/store.ipynb #97aa4680
-def _encode_long(text, tokenizer) -> np.ndarray: # ids
+def _encode_long(text, tokenizer, dtype) -> np.ndarray: # ids
     "Tokenize a text of any length"
-    batches = _batches(pieces_of(text))
-    return np.concatenate([np.concatenate(_encode_batch(b, tokenizer)) for b in batches])
+    parts = []
+    for batch in _batches(pieces_of(text)): parts += _encode_batch(batch, tokenizer, dtype)
+    return np.concatenate(parts)
 
 # %% ../nbs/store.ipynb #f58b2ae6
-def _tokens(texts, tokenizer) -> list: # an array of ids a text
+def _tokens(texts, tokenizer, dtype) -> list: # an array of ids a text
     "Tokenize texts of any length. Raises ValueError for one that cannot be tokenized"
     for text in texts: check_text(text, "a story")
     with no_panic("the tokenizer fails on a story"):
-        encoded = iter(_encode_batch([t for t in texts if len(t) <= PIECE], tokenizer))
-        return [next(encoded) if len(t) <= PIECE else _encode_long(t, tokenizer) for t in texts]
+        short = [text for text in texts if len(text) <= PIECE]
+        ids = iter(_encode_batch(short, tokenizer, dtype))
+        return [next(ids) if len(text) <= PIECE else _encode_long(text, tokenizer, dtype)
+                for text in texts]
 
 # %% ../nbs/store.ipynb #12d9765c
 def keep_story(
@@ -277,11 +281,12 @@ def _joined(texts, encoded, eot, original):
 def _encode(stories, tokenizer, original, skipped=0):
     "Yield batches of texts, the number of stories kept of them, and their tokens"
     from tqdm import tqdm
-    sizes, eot = token_bytes(tokenizer), np.array([tokenizer.token_to_id(EOT)], _dtype(tokenizer))
+    dtype, sizes = _dtype(tokenizer), token_bytes(tokenizer)
+    eot = np.array([tokenizer.token_to_id(EOT)], dtype)
     options = dict(unit=" stories", initial=skipped, disable=None, leave=False)
     with tqdm(desc="tokenizing", **options) as bar:
         for texts in _batches(stories):
-            encoded = _tokens(texts, tokenizer)
+            encoded = _tokens(texts, tokenizer, dtype)
             _check_bytes(texts, encoded, sizes)
             yield texts, *_joined(texts, encoded, eot, original)
             bar.update(len(texts))
@@ -423,6 +428,7 @@ def _write_shard(path, batches, shard_tokens) -> dict:
 
 # %% ../nbs/store.ipynb #c0c0a0bf
 def _hash_texts(digest, texts):
+    "Update a hash with texts"
     for text in texts: digest.update(f"{text}\0".encode("utf-8", "surrogatepass"))
 
 # %% ../nbs/store.ipynb #8cb710c0
