@@ -44,8 +44,9 @@ def load_stories(
     split:str="train", # "train", "valid" or "test"
 ) -> tuple: # of stories
     "Load a split of the embedded corpus. Raises ValueError for another split or a damaged file"
-    if split not in SHA256:
-        raise ValueError(f"the embedded corpus has splits {list(SHA256)}, got {split!r}")
+    splits = list(SHA256)
+    if split not in splits:
+        raise ValueError(f"the embedded corpus has splits {splits}, got {split!r}")
     data = (ASSETS/f"tinystories-{split}.txt.xz").read_bytes()
     if hashlib.sha256(data).hexdigest() != SHA256[split]:
         raise ValueError(f"the embedded corpus file of {split!r} is damaged: reinstall tinyrope")
@@ -205,8 +206,9 @@ def _is_network(e) -> bool:
 # %% ../nbs/corpora.ipynb #160ab493
 def _unreachable(name, e) -> ConnectionError:
     "Say that a data set cannot be reached, and what to do"
+    kind = type(e).__name__
     return ConnectionError(
-        f"could not reach {name} on the Hugging Face hub ({type(e).__name__}: {e}). Try again: "
+        f"could not reach {name} on the Hugging Face hub ({kind}: {e}). Try again: "
         "shards that were finished are kept. Without a network use the embedded corpus "
         f"({EMBEDDED!r}), or a local file")
 
