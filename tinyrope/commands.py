@@ -170,11 +170,11 @@ def _check_room(model, tokens, device):
     from tinyrope.attention import cache_bytes
     from tinyrope.memory import memory_of
     c = model.config
-    needed = cache_bytes(c.n_layers, c.kv_heads, c.head_dim, tokens, 4)
-    here = memory_of(device)
+    needed = cache_bytes(c.n_layers, c.kv_heads, c.head_dim, tokens, 4)/1e9
+    here = memory_of(device)/1e9
     if needed > here:
-        raise ValueError(f"{tokens:,} tokens would take about {needed/1e9:,.1f} GB of memory, "
-                         f"{device} has {here/1e9:,.1f} GB: make --max-new-tokens smaller")
+        raise ValueError(f"{tokens:,} tokens would take about {needed:,.1f} GB of memory, "
+                         f"{device} has {here:,.1f} GB: make --max-new-tokens smaller")
 
 # %% ../nbs/commands.ipynb #dff66781
 def _check_words(prompt, extend):
@@ -202,11 +202,13 @@ def _open_run(name, device, prompt, max_new_tokens):
     return run
 
 # %% ../nbs/commands.ipynb #5be4b617
+def _warn_on_stderr(message, *_): print(f"\n[{message}]", file=sys.stderr)
+
 def _tell_stories(run, prompt, settings, max_new_tokens, extend):
     "Stream a story for each of the settings to standard output"
     from tinyrope.generation import stream
     from tinyrope.store import EOT
-    warnings.showwarning = lambda message, *_: print(f"\n[{message}]", file=sys.stderr)
+    warnings.showwarning = _warn_on_stderr
     for i, sampling in enumerate(settings):
         if i: print(EOT)
         pieces = stream(run.model, run.tokenizer, prompt, max_new_tokens, sampling, extend)

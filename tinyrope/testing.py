@@ -1,4 +1,4 @@
-"""The notebooks are run as tests, and shown as pages with signatures as they are written.
+"""What is run as a test is also what the page shows, with signatures as they are written.
 
 Docs: https://tinyrope.github.io/tinyrope/testing.html.md"""
 
