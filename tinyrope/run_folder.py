@@ -104,7 +104,8 @@ def append_row(
 LOGS = ("metrics.jsonl", "samples.jsonl")
 _WRITTEN = ("config.json", "tokenizer.json", *LOGS, "model.safetensors", "result.json", "curves.png",
             "best", "last", "wandb-id", ".lock", ".lock-holder")
-_TEMPORARY = re.compile(rf"\.({'|'.join(map(re.escape, _WRITTEN))})-[a-z0-9_]{{8}}")
+_ANY_WRITTEN = "|".join(map(re.escape, _WRITTEN))
+_TEMPORARY = re.compile(rf"\.({_ANY_WRITTEN})-[a-z0-9_]{{8}}")
 
 # %% ../nbs/run_folder.ipynb #62467543
 CHECKPOINT, _UNFINISHED = re.compile(r"step-\d{7,}"), re.compile(r"\.step-\d{7,}")
@@ -138,7 +139,8 @@ def last_good(
     "Say which checkpoint of a run is the last"
     last = folder/"last"
     if not last.exists(): return "no checkpoint had been saved"
-    return f"the last good checkpoint is {folder/'checkpoints'/last.read_text()}"
+    checkpoint = folder/"checkpoints"/last.read_text()
+    return f"the last good checkpoint is {checkpoint}"
 
 # %% ../nbs/run_folder.ipynb #1e12b14e
 def _refuse_links(folder):
@@ -400,7 +402,9 @@ def restore_rows(
     "Bring a log back to a checkpoint; report and keep what a kill does not explain"
     now = path.read_bytes() if path.exists() else b""
     kept, said = _compare_log(path, now, checkpoint)
-    if said: print(f"{path} {said}; {set_aside(path)}")
+    if said:
+        where = set_aside(path)
+        print(f"{path} {said}; {where}")
     if now != kept: write_file(path, kept)
 
 # %% ../nbs/run_folder.ipynb #35f53ec8
