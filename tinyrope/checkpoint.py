@@ -12,7 +12,6 @@ __all__ = ['Progress', 'weights_of', 'damage', 'write_pointers', 'save', 'checke
 import hashlib
 import json
 import math
-import os
 import shutil
 import struct
 import warnings
@@ -29,12 +28,11 @@ from .corpora import ASSETS
 from .data import load_tokenizer
 from .model import ModelConfig, Transformer
 from .processes import is_sharded
-from .run_folder import (CHECKPOINT, LOGS, NUMBER, advice_when_full, checkpoints_in,
-                                 clear_away, misfit, read_config, read_record, read_rows,
-                                 restore_rows, rows_to_seal, sealed_rows, split_log, step_name,
-                                 step_of, write_file)
-from .store import (file_hash, rename_synced, sync, tokenizer_hash, write_whole,
-                            written_whole)
+from .run_folder import (CHECKPOINT, LOGS, advice_when_full, checkpoints_in, clear_away,
+                                 read_config, read_rows, restore_rows, rows_to_seal, sealed_rows,
+                                 split_log, step_name, step_of, write_file)
+from .store import (NUMBER, file_hash, misfit, read_record, rename_synced, sync,
+                            tokenizer_hash, write_whole, written_whole)
 
 # %% ../nbs/checkpoint.ipynb #0b4c5ad5
 @dataclass
@@ -63,8 +61,11 @@ def _read_progress(checkpoint) -> Progress:
 # %% ../nbs/checkpoint.ipynb #48ffc99a
 def _optimizer_tensors(optimizers):
     "Flatten the state of optimizers into named tensors, which share their memory"
-    return {f"{o}.{p}.{name}": value for o, opt in enumerate(optimizers)
-            for p, state in opt.state_dict()["state"].items() for name, value in state.items()}
+    tensors = {}
+    for o, optimizer in enumerate(optimizers):
+        for p, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"{o}.{p}.{name}": value for name, value in state.items()}
+    return tensors
 
 # %% ../nbs/checkpoint.ipynb #76b0e5ca
 def weights_of(
@@ -74,6 +75,7 @@ def weights_of(
     tied = model.config.tied
     return {k: v for k, v in model.state_dict().items() if not (tied and k == "head.weight")}
 
+# %% ../nbs/checkpoint.ipynb #4a0a366e
 def _tensor_bytes(tensors):
     "Serialise named tensors as safetensors"
     from safetensors.torch import save
@@ -105,6 +107,7 @@ def _unreadable(checkpoint, why) -> ValueError:
     return ValueError(f"{checkpoint} cannot be read as weights of this model ({why}): copy it "
                       "again, or delete it to go on from the checkpoint before it")
 
+# %% ../nbs/checkpoint.ipynb #1e19038d
 @contextmanager
 def _first_error(source=None):
     "Raise what the first failing process raised in writing, or in reading `source`"
@@ -124,6 +127,7 @@ def _check_headers(checkpoint):
             with safe_open(file, framework="pt"): pass
         except SafetensorError as e: raise _unreadable(checkpoint, f"{file.name}: {e}") from e
 
+# %% ../nbs/checkpoint.ipynb #26ab7e81
 def _read_tensors(tensors, checkpoint, alone=False):
     "Read tensors in place, `alone` without the other processes. Raises ValueError if they cannot be"
     from torch.distributed.checkpoint import HuggingFaceStorageReader, load
@@ -159,17 +163,23 @@ def _save_checkpoint(trainer, folder, config) -> Path:
     return place
 
 # %% ../nbs/checkpoint.ipynb #016c5b80
+def _wrong_file(checkpoint, sums) -> str: # empty if there is none
+    "Say which file of a checkpoint is missing, changed, or does not belong to it"
+    found = sorted(f.name for f in checkpoint.glob("*.safetensors"))
+    if more := [name for name in found if name not in sums]: return f"{more[0]} has no checksum"
+    for name, digest in sums.items():
+        if Path(name).name != name or not (checkpoint/name).is_file(): return f"no {name}"
+        if file_hash(checkpoint/name) != digest: return f"the checksum of {name} is wrong"
+    return ""
+
+# %% ../nbs/checkpoint.ipynb #d2e2f9e1
 def damage(
     checkpoint:Path, # a checkpoint
 ) -> str: # empty if there is none
     "Say what is wrong with a checkpoint"
     try:
         sums = read_record(checkpoint/"sha256.json", {"progress.json": str, "config.json": str})
-        found = sorted(f.name for f in checkpoint.glob("*.safetensors"))
-        if more := [name for name in found if name not in sums]: return f"{more[0]} has no checksum"
-        for name, digest in sums.items():
-            if Path(name).name != name or not (checkpoint/name).is_file(): return f"no {name}"
-            if file_hash(checkpoint/name) != digest: return f"the checksum of {name} is wrong"
+        if wrong := _wrong_file(checkpoint, sums): return wrong
         _read_progress(checkpoint)
     except FileNotFoundError: return "it is not complete"
     except (OSError, ValueError) as e: return str(e)
@@ -245,12 +255,14 @@ def checked_best(
     return replace(progress, best_step=new, best_loss=whole[new])
 
 # %% ../nbs/checkpoint.ipynb #a8b546b2
+def _keep_quiet(text): "Print nothing"
+
 def restore(
     trainer, # has model, optimizers, progress and batches.rank; changed in place
     folder:Path, # of the run
 ):
     "Bring the trainer to where its newest whole checkpoint was, and the folder with it"
-    say = (lambda text: None) if trainer.batches.rank else print
+    say = _keep_quiet if trainer.batches.rank else print
     checkpoint = _newest_checkpoint(folder/"checkpoints", say)
     if checkpoint:
         states = _optimizer_tensors(trainer.optimizers)
@@ -370,9 +382,6 @@ class Run:
         return read_record(_checked_file(self, "result.json"), _RESULT)
 
 # %% ../nbs/checkpoint.ipynb #b442755d
-_RESULT = dict(best_step=int, model_sha256=str, stories=int) | dict.fromkeys(
-    ("loss", "perplexity", "bits_per_byte"), NUMBER)
-
 def _checked_file(run, name) -> Path:
     "Find a file of the run, and compare it with its checksum if the run was packed"
     path = run.folder/name
@@ -383,6 +392,7 @@ def _checked_file(run, name) -> Path:
         raise ValueError(f"{path} is damaged (about.json has another checksum): copy it again")
     return path
 
+# %% ../nbs/checkpoint.ipynb #f33fc58c
 def _read_tokenizer(folder, config):
     "Read the tokenizer of a run, and compare it with the one the model was trained with"
     path = folder/"tokenizer.json"
@@ -392,6 +402,10 @@ def _read_tokenizer(folder, config):
                          "folder as a whole")
     return tokenizer
 
+# %% ../nbs/checkpoint.ipynb #86faf3ad
+_RESULT = dict(best_step=int, model_sha256=str, stories=int, loss=NUMBER, perplexity=NUMBER,
+               bits_per_byte=NUMBER)
+
 # %% ../nbs/checkpoint.ipynb #400f0c2b
 def _follow(folder, name) -> Path:
     "Return the checkpoint that a run's pointer names. Raises ValueError if it names none"
@@ -400,6 +414,7 @@ def _follow(folder, name) -> Path:
         raise ValueError(f"{folder/name} is damaged: it names {text!r}; resume the run")
     return folder/"checkpoints"/text
 
+# %% ../nbs/checkpoint.ipynb #8d1d4b5d
 def _read_model(run) -> Transformer:
     "Read the weights of a finished run, or of the best checkpoint so far"
     model, path = Transformer(ModelConfig(**run.config["model"])), run.folder/"model.safetensors"

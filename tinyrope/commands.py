@@ -64,6 +64,7 @@ def _options(f):
     "List the names of the options of a command"
     return [p.name for p in signature(f).parameters.values() if p.default is not p.empty]
 
+# %% ../nbs/commands.ipynb #4c10b4ba
 def command_line(
     f, # a command
 ): # the same, as a program
@@ -114,6 +115,7 @@ def _name_and_text(given):
     if not sep: raise ValueError(f"--set expects NAME=VALUE, got {given[:60]!r}")
     return name, text
 
+# %% ../nbs/commands.ipynb #88715fb6
 def _value_of(text): # None, bool, int, float or str
     "Read a value that was typed"
     words = {"None": None, "True": True, "False": False}
@@ -140,6 +142,7 @@ def read_settings(
 # %% ../nbs/commands.ipynb #4435bd32
 Repeated = Annotated[str, dict(action="append", metavar="NAME=VALUE")]
 
+# %% ../nbs/commands.ipynb #4eb25a78
 @call_parse
 @command_line
 def train_command(
@@ -167,12 +170,13 @@ def _check_room(model, tokens, device):
     from tinyrope.attention import cache_bytes
     from tinyrope.memory import memory_of
     c = model.config
-    needed = cache_bytes(c.n_layers, c.kv_heads, c.head_dim, tokens, 4)
-    here = memory_of(device)
+    needed = cache_bytes(c.n_layers, c.kv_heads, c.head_dim, tokens, 4)/1e9
+    here = memory_of(device)/1e9
     if needed > here:
-        raise ValueError(f"{tokens:,} tokens would take about {needed/1e9:,.1f} GB of memory, "
-                         f"{device} has {here/1e9:,.1f} GB: make --max-new-tokens smaller")
+        raise ValueError(f"{tokens:,} tokens would take about {needed:,.1f} GB of memory, "
+                         f"{device} has {here:,.1f} GB: make --max-new-tokens smaller")
 
+# %% ../nbs/commands.ipynb #dff66781
 def _check_words(prompt, extend):
     "Raise ValueError for a prompt that is no text, or an unknown way to extend the context"
     if extend is not None: check("extend", Literal["linear", "ntk", "yarn"], extend)
@@ -181,7 +185,7 @@ def _check_words(prompt, extend):
         raise ValueError("the prompt is not valid UTF-8: type it again in a UTF-8 "
                          "terminal") from None
 
-# %% ../nbs/commands.ipynb #5be4b617
+# %% ../nbs/commands.ipynb #637d1433
 def _open_run(name, device, prompt, max_new_tokens):
     "Open a run on its device, with room for a story of so many tokens"
     import torch
@@ -197,17 +201,25 @@ def _open_run(name, device, prompt, max_new_tokens):
         _check_room(model, read + max_new_tokens, device)
     return run
 
+# %% ../nbs/commands.ipynb #5be4b617
+def _warn_on_stderr(message, *_): print(f"\n[{message}]", file=sys.stderr)
+
 def _tell_stories(run, prompt, settings, max_new_tokens, extend):
     "Stream a story for each of the settings to standard output"
     from tinyrope.generation import stream
     from tinyrope.store import EOT
-    warnings.showwarning = lambda message, *_: print(f"\n[{message}]", file=sys.stderr)
+    warnings.showwarning = _warn_on_stderr
     for i, sampling in enumerate(settings):
         if i: print(EOT)
         pieces = stream(run.model, run.tokenizer, prompt, max_new_tokens, sampling, extend)
         for k, piece in enumerate(pieces):
             print(prompt + piece if k == 0 else piece, end="", flush=True)
         print()
+
+# %% ../nbs/commands.ipynb #c7396053
+def _seeded(first, n):
+    "Yield the settings of n stories, each with the next seed"
+    for i in range(n): yield replace(first, seed=first.seed + i)
 
 # %% ../nbs/commands.ipynb #dfe20af5
 @call_parse
@@ -234,10 +246,7 @@ def generate_command(
     first = Sampling(repetition_penalty, temperature, top_k, top_p, min_p, seed)
     run = _open_run(name := model or newest_run(), device, prompt, max_new_tokens)
     print(f"[{name}, seed {seed}]", file=sys.stderr)
-    each = (replace(first, seed=seed + i) for i in range(n))
-    _tell_stories(run, prompt, each, max_new_tokens, extend)
-
-
+    _tell_stories(run, prompt, _seeded(first, n), max_new_tokens, extend)
 
 # %% ../nbs/commands.ipynb #5fbb35b0
 @call_parse
@@ -283,7 +292,6 @@ def study_command(
         _prepare_study(plan, web)
         found = run_study(plan, out and Path(out), device, minutes)
         print(f"\n{STUDIES[name].title}\n\n{table(found)}")
-
 
 # %% ../nbs/commands.ipynb #89fbf1fe
 def _prepare_study(plan, web):

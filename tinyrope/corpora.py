@@ -38,13 +38,15 @@ def split_stories(
     "Split a text at its end-of-text marks into stories without outer white space"
     return [s for s in map(str.strip, text.split(EOT)) if s]
 
+# %% ../nbs/corpora.ipynb #a5c09b1f
 @lru_cache(maxsize=3)
 def load_stories(
     split:str="train", # "train", "valid" or "test"
 ) -> tuple: # of stories
     "Load a split of the embedded corpus. Raises ValueError for another split or a damaged file"
-    if split not in SHA256:
-        raise ValueError(f"the embedded corpus has splits {list(SHA256)}, got {split!r}")
+    splits = list(SHA256)
+    if split not in splits:
+        raise ValueError(f"the embedded corpus has splits {splits}, got {split!r}")
     data = (ASSETS/f"tinystories-{split}.txt.xz").read_bytes()
     if hashlib.sha256(data).hexdigest() != SHA256[split]:
         raise ValueError(f"the embedded corpus file of {split!r} is damaged: reinstall tinyrope")
@@ -58,6 +60,7 @@ HUB = {"tinystories": ("roneneldan/TinyStories", None, "f54c09fd23315a6f9c86f9dc
        "slimpajama": ("cerebras/SlimPajama-627B", None,
                       "2d0accdd58c5d5511943ca1f5ff0e3eb5e293543")}
 
+# %% ../nbs/corpora.ipynb #e1e6ca80
 def hub_source(
     corpus:str, # a name in `HUB`, hub:owner/name@revision, or hub: and a folder of a data set
 ) -> tuple|None: # (path, configuration, revision), or None for what is not on the hub
@@ -69,8 +72,6 @@ def hub_source(
     return path, None, revision or "main"
 
 # %% ../nbs/corpora.ipynb #211ba944
-_PACKED = (".xz", ".gz", ".zst")
-
 def read_stories(
     corpus:str|Path=EMBEDDED, # what `hub_source` knows, or a .txt(.xz), .jsonl(.xz) or .parquet file
     split:str="train", # split of an embedded or hub corpus; files have only "train"
@@ -86,6 +87,13 @@ def read_stories(
                                 "or hub:owner/name")
     if split != "train":
         raise ValueError(f"{name!r} is a file and has only the split 'train', got {split!r}")
+    return _read_file(name, streaming)
+
+# %% ../nbs/corpora.ipynb #75cde542
+_PACKED = (".xz", ".gz", ".zst")
+
+def _read_file(name, streaming):
+    "Read the stories of a file. Raises ValueError for an unknown suffix"
     suffix = Path(name).suffix
     if suffix == ".parquet": return _read_parquet(name, streaming)
     if suffix in _PACKED: suffix = Path(name).with_suffix("").suffix
@@ -96,8 +104,6 @@ def read_stories(
                      f"({packed} may follow the first two)")
 
 # %% ../nbs/corpora.ipynb #50f1ae4c
-_MAX_TEXT = 2**27           # characters of a line, and of a story
-
 def _open(name):
     "Open a text file, plain or packed"
     opener = {".xz": lzma.open, ".gz": gzip.open}.get(Path(name).suffix, open)
@@ -106,11 +112,15 @@ def _open(name):
     unpacked = pyarrow.input_stream(name, compression="zstd")
     return io.TextIOWrapper(unpacked, encoding="utf-8-sig")
 
+# %% ../nbs/corpora.ipynb #a480ca77
+_MAX_TEXT = 2**27           # characters of a line, and of a story
+
 def _limited(text, name):
     if len(text) <= _MAX_TEXT: return text
     raise ValueError(f"{name} holds a text of more than {_MAX_TEXT:,} characters: part it into "
                      f"stories, each followed by {EOT}")
 
+# %% ../nbs/corpora.ipynb #60bf238a
 def _lines(name):
     "Yield the lines of a text file. Raises ValueError for one that is too long, or cannot be read"
     try:
@@ -133,20 +143,21 @@ def _stories(texts, name):
             yield story
     if not found: raise ValueError(f"{name} holds no text: give a file with stories")
 
-def _read_txt(name):
-    "Yield the stories of a text file, parted by end-of-text marks anywhere in it"
-    def parts():
-        story, size = [], 0
-        for line in _lines(name):
-            *ended, rest = line.split(EOT)
-            for part in ended:
-                yield "".join([*story, part])
-                story, size = [], 0
-            story.append(rest)
-            size += len(rest)
-            if size > _MAX_TEXT: _limited("".join(story), name)
-        yield "".join(story)
-    return _stories(parts(), name)
+# %% ../nbs/corpora.ipynb #3f5b0447
+def _texts_of(name):
+    "Yield the texts between the end-of-text marks of a text file"
+    story, size = [], 0
+    for line in _lines(name):
+        *ended, rest = line.split(EOT)
+        for part in ended:
+            yield "".join([*story, part])
+            story, size = [], 0
+        story.append(rest)
+        size += len(rest)
+        if size > _MAX_TEXT: _limited("".join(story), name)
+    yield "".join(story)
+
+def _read_txt(name): return _stories(_texts_of(name), name)
 
 # %% ../nbs/corpora.ipynb #afcb77cd
 def _field(row, name, field="text"):
@@ -156,24 +167,28 @@ def _field(row, name, field="text"):
         raise ValueError(f"{name} holds {found} where a row with a field {field!r} was expected")
     if not isinstance(row.get(field), str):
         names = reprlib.repr(sorted(row))
-        raise ValueError(f"{name} has no field {field!r} with text, only {names}: rename the field "
-                         f"that holds the text to {field!r}")
+        raise ValueError(f"{name} has no field {field!r} with text, only {names}: rename the "
+                         f"field that holds the text to {field!r}")
     check_text(row[field], f"a text of {name}")
     return _limited(row[field], name)
 
+# %% ../nbs/corpora.ipynb #3269cf64
+def _parse(line, where):
+    "Parse a line of JSON. Raises ValueError with advice if it is none"
+    if line.lstrip()[0] == "[":
+        advice = "write one object a line, as jq -c '.[]' does"
+        raise ValueError(f"{where} begins a JSON array: {advice}")
+    try: return json.loads(line)
+    except (ValueError, RecursionError) as e:
+        why = getattr(e, "msg", e)
+        raise ValueError(f"{where} is not JSON: {why}") from e
+
+# %% ../nbs/corpora.ipynb #fab628e9
 def _read_jsonl(name):
+    "Yield the stories of a file with a JSON object a line"
     def rows():
         for i, line in enumerate(_lines(name), 1):
-            if not line.strip(): continue
-            where = f"{name}, line {i},"
-            if line.lstrip()[0] == "[":
-                advice = "write one object a line, as jq -c '.[]' does"
-                raise ValueError(f"{where} begins a JSON array: {advice}")
-            try: row = json.loads(line)
-            except (ValueError, RecursionError) as e:
-                why = getattr(e, "msg", e)
-                raise ValueError(f"{where} is not JSON: {why}") from e
-            yield _field(row, name)
+            if line.strip(): yield _field(_parse(line, f"{name}, line {i},"), name)
     return _stories(rows(), name)
 
 # %% ../nbs/corpora.ipynb #978bd38d
@@ -188,24 +203,28 @@ def _is_network(e) -> bool:
     if isinstance(e, (ConnectionError, TimeoutError, *kinds)): return True
     return e.__cause__ is not None and _is_network(e.__cause__)
 
+# %% ../nbs/corpora.ipynb #160ab493
+def _unreachable(name, e) -> ConnectionError:
+    "Say that a data set cannot be reached, and what to do"
+    kind = type(e).__name__
+    return ConnectionError(
+        f"could not reach {name} on the Hugging Face hub ({kind}: {e}). Try again: "
+        "shards that were finished are kept. Without a network use the embedded corpus "
+        f"({EMBEDDED!r}), or a local file")
+
 # %% ../nbs/corpora.ipynb #52561b80
 @contextmanager
 def _explained(name):
-    "Give errors of the libraries that read a data set its name, and those of the network an advice"
+    "Give errors of the libraries that read a data set its name, and those of the network advice"
     from datasets.exceptions import DatasetsError
     try: yield
     except Exception as e:
-        if _is_network(e):
-            kind = type(e).__name__
-            raise ConnectionError(
-                f"could not reach {name} on the Hugging Face hub ({kind}: {e}). Try again: shards "
-                "that were finished are kept. Without a network use the embedded corpus "
-                f"({EMBEDDED!r}), or a local file") from e
+        if _is_network(e): raise _unreachable(name, e) from e
         if isinstance(e, FileNotFoundError):
             raise FileNotFoundError(f"no data set {name}, or it is private ({e})") from e
         unread = isinstance(e, OSError) and e.errno is None
-        why = shorten(str(e.__cause__ or e), 300)
         if (unread or isinstance(e, (ValueError, DatasetsError))) and name not in str(e):
+            why = shorten(str(e.__cause__ or e), 300)
             raise ValueError(f"could not read {name}: {why}") from e
         raise
 
@@ -217,7 +236,9 @@ def _rows(name, /, **kwargs):
     with _explained(name):
         for row in datasets.load_dataset(**kwargs): yield _field(row, name)
 
+# %% ../nbs/corpora.ipynb #000551a4
 def _read_hub(source, split, streaming):
+    "Yield the stories of a data set on the hub"
     path, config, revision = source
     texts = _rows(path, path=path, name=config, revision=revision, split=split, streaming=streaming)
     return _stories(texts, path)
@@ -228,11 +249,12 @@ _MAX_ROWS = 2**31           # bytes of text in a row group
 def _group_sizes(name):
     "Yield the uncompressed bytes of each column of each row group of a parquet file"
     import pyarrow.parquet
-    with _explained(name): about = pyarrow.parquet.read_metadata(name)
-    for i in range(about.num_row_groups):
-        group = about.row_group(i)
+    with _explained(name): metadata = pyarrow.parquet.read_metadata(name)
+    for i in range(metadata.num_row_groups):
+        group = metadata.row_group(i)
         for j in range(group.num_columns): yield group.column(j).total_uncompressed_size
 
+# %% ../nbs/corpora.ipynb #7347186b
 def _read_parquet(name, streaming):
     "Yield the stories of a parquet file. Raises ValueError for a row group that is too large"
     def rows():
@@ -254,6 +276,7 @@ def validation_split(
     with _explained(path): names = datasets.get_dataset_split_names(path, config, revision=revision)
     return "validation" if "validation" in names else None
 
+# %% ../nbs/corpora.ipynb #df789a16
 def corpus_id(
     corpus:str, # as for `read_stories`
 ) -> str: # equal for equal contents

@@ -114,6 +114,6 @@ def stories_in(
 ) -> list: # of texts
     "Decode the first stories of a store"
     tokens = store[:]
-    ends = np.flatnonzero(tokens == store.about["eot"])[:limit]
+    ends = np.flatnonzero(tokens == store.metadata["eot"])[:limit]
     last = ends[-1] + 1 if len(ends) else None
     return split_stories(tokenizer.decode(tokens[:last].tolist(), skip_special_tokens=False))

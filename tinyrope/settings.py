@@ -26,6 +26,7 @@ def whole(
     "Declare a whole number"
     return Annotated[int, Interval(ge=least, le=most)]
 
+# %% ../nbs/settings.ipynb #42d8d862
 def number(
     least:float|None = None, # smallest value
     most:float|None = None, # largest value
@@ -35,6 +36,7 @@ def number(
     "Declare a finite number"
     return Annotated[float, Interval(ge=least, le=most, gt=above, lt=below)]
 
+# %% ../nbs/settings.ipynb #580d73d5
 def optional(
     kind, # of values other than None
 ): # annotation
@@ -43,18 +45,22 @@ def optional(
     return Annotated[(base | None, *rules)]
 
 # %% ../nbs/settings.ipynb #e5f6d6cc
-def _as_text(value): return os.fspath(value) if isinstance(value, os.PathLike) else value
+def _as_text(value):
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
-Text = Annotated[str, BeforeValidator(_as_text), MinLen(1)]     # a path becomes text
-Count, Share = whole(1), number(0, 1)
+Text = Annotated[str, BeforeValidator(_as_text), MinLen(1)]
+Count = whole(1)
+Share = number(0, 1)
 
 # %% ../nbs/settings.ipynb #9b7ad750
 def _range(r:Interval) -> str:
     "Say an interval in words"
     if None not in (r.ge, r.le): return f"from {r.ge:,} to {r.le:,}"
     bounds = {"of at least": r.ge, "above": r.gt, "at most": r.le, "below": r.lt}
-    return " and ".join(f"{word} {bound:,}" for word, bound in bounds.items() if bound is not None)
+    known = [f"{word} {bound:,}" for word, bound in bounds.items() if bound is not None]
+    return " and ".join(known)
 
+# %% ../nbs/settings.ipynb #7fb40a0e
 def allowed(
     kind, # annotation of a setting
 ) -> str: # for "must be ..."
@@ -65,22 +71,24 @@ def allowed(
     none = ", or None" if type(None) in get_args(base) else ""
     if MinLen(1) in rules: return "a text that is not empty" + none
     ranges = [_range(r) for r in rules if isinstance(r, Interval) and (r.ge, r.gt) != (None, None)]
-    if not ranges: raise TypeError(f"{kind} declares no range: use whole, number, Text, Literal or bool")
+    if not ranges:
+        raise TypeError(f"{kind} declares no range: use whole, number, Text, Literal or bool")
     name = {int: "a whole number", float: "a finite number"}[(get_args(base) or (base,))[0]]
     return f"{name} {ranges[0]}{none}"
 
 # %% ../nbs/settings.ipynb #1169b42e
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = _short.maxlong = 60
-
 @lru_cache(maxsize=None)
 def _checker(kind):
     return TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False))
 
+# %% ../nbs/settings.ipynb #ecb5dbfc
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 60
+
 def _shown(value) -> str:
     "Show a value that may be of any kind and length"
     try: return _short.repr(value)
-    except ValueError: return "something that cannot be shown"      # a number of more than 4,300 digits
+    except ValueError: return "something that cannot be shown"  # a number of over 4,300 digits
 
 # %% ../nbs/settings.ipynb #1e233769
 def check(
@@ -112,8 +120,11 @@ def _declared(kind) -> bool:
     try: return bool(allowed(kind))
     except TypeError: return False
 
-def checked(f):
-    "Check the arguments of a function that declare what they may be. Raises ValueError"
+# %% ../nbs/settings.ipynb #6d12061e
+def checked(
+    f, # a function with annotated arguments
+): # the same, which raises ValueError for a wrong argument
+    "Check the arguments of a function that declare what they may be"
     signature = inspect.signature(f)
     kinds = {p.name: p.annotation for p in signature.parameters.values() if _declared(p.annotation)}
 

@@ -83,7 +83,7 @@ def mask(self:Trainer,
 ) -> Tensor|None: # (batch, 1, seq, seq) bool, or None: causal attention alone
     "Keep the stories of a row apart, if the configuration asks for it"
     if self.config.mask_stories:
-        return packed_mask(document_ids(inputs, self.batches.store.about["eot"]))
+        return packed_mask(document_ids(inputs, self.batches.store.metadata["eot"]))
 
 # %% ../nbs/04_train.ipynb #ce83a668
 @patch
