@@ -25,7 +25,7 @@ def causal_mask(
     key_len:int, # number of keys
     device=None, # where to put the mask
 ) -> Tensor: # (query_len, key_len) bool, True where the query may attend to the key
-    "Make the mask that hides later tokens; with more queries than keys, the first attend to nothing"
+    "Make the mask that hides later tokens; of more queries than keys, the first attend to nothing"
     return torch.ones(query_len, key_len, dtype=torch.bool, device=device).tril(key_len - query_len)
 
 # %% ../nbs/01_attention.ipynb #dd5d6072

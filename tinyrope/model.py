@@ -6,9 +6,8 @@ Docs: https://tinyrope.github.io/tinyrope/model.html.md"""
 
 # %% auto #0
 __all__ = ['Position', 'Heads', 'Dropped', 'ENCODINGS', 'SIZES', 'SwiGLU', 'GELUMLP', 'ModelConfig', 'default_hidden_dim',
-           'check_shape', 'make_norm', 'Block', 'Encoding', 'Rotary', 'Sinusoidal', 'Learned', 'ALiBi', 'Transformer',
-           'tie_and_tabulate', 'initialise', 'new_cache', 'generate_tokens', 'extend_context', 'count_parameters',
-           'flops_per_token']
+           'Block', 'Encoding', 'Rotary', 'Sinusoidal', 'Learned', 'ALiBi', 'Transformer', 'tie_and_tabulate',
+           'initialise', 'new_cache', 'generate_tokens', 'extend_context', 'count_parameters', 'flops_per_token']
 
 # %% ../nbs/02_model.ipynb #ecda7fd0
 import math
@@ -92,7 +91,7 @@ class ModelConfig(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        check_shape(self)
+        _check_shape(self)
 
     @property
     def head_dim(self): return self.dim // self.n_heads
@@ -114,9 +113,7 @@ def default_hidden_dim(
     return 4*dim if mlp == "gelu" else -(-8*dim // (3*32)) * 32
 
 # %% ../nbs/02_model.ipynb #c34911f3
-def check_shape(
-    c:ModelConfig, # whose fields are each allowed
-):
+def _check_shape(c):
     "Raise `ValueError`, saying what is allowed, if the fields do not fit each other"
     head_dim = check_heads(c.dim, c.n_heads, c.kv_heads)
     if c.position == "rope" and head_dim % 2:
@@ -129,9 +126,7 @@ def check_shape(
                          "of 'linear', 'ntk' or 'yarn'")
 
 # %% ../nbs/02_model.ipynb #f8b6d084
-def make_norm(
-    config:ModelConfig, # its `norm` and `dim` count
-) -> nn.Module: # nn.RMSNorm or nn.LayerNorm
+def _make_norm(config):
     "Make the normalisation that `config` asks for"
     return (nn.RMSNorm if config.norm == "rms" else nn.LayerNorm)(config.dim, eps=1e-5)
 
@@ -143,7 +138,7 @@ class Block(nn.Module):
     ):
         super().__init__()
         c = config
-        self.attention_norm, self.mlp_norm = make_norm(c), make_norm(c)
+        self.attention_norm, self.mlp_norm = _make_norm(c), _make_norm(c)
         self.attention = Attention(c.dim, c.n_heads, c.kv_heads, c.bias, c.attention_dropout)
         self.mlp = (SwiGLU if c.mlp == "swiglu" else GELUMLP)(c.dim, c.mlp_dim, c.bias)
         self.dropout = nn.Dropout(c.dropout)
@@ -285,7 +280,7 @@ class Transformer(nn.Module):
         c = self.config = config
         self.embedding = nn.Embedding(c.vocab_size, c.dim)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.n_layers))
-        self.norm, self.dropout = make_norm(c), nn.Dropout(c.dropout)
+        self.norm, self.dropout = _make_norm(c), nn.Dropout(c.dropout)
         self.head = nn.Linear(c.dim, c.vocab_size, bias=c.bias)
         self.positions = ENCODINGS[c.position](c)
         initialise(self)
