@@ -28,7 +28,7 @@ from .corpora import ASSETS, load_stories, read_stories, split_stories
 from .store import EOT, TokenStore, check_text, no_panic, pieces_of, token_bytes
 
 # %% ../nbs/03_data.ipynb #caddff87
-_MOJIBAKE = "â€", "Ã©", "Â ", "\ufffd"     # UTF-8 that was decoded as Latin-1, and what stands for a damaged byte
+_MOJIBAKE = "â€", "Ã©", "Â ", "\ufffd" # UTF-8 that was decoded as Windows-1252; damaged bytes
 ENDINGS = tuple('.!?"”\'’)')                # of a story that is not cut short
 
 def audit(
@@ -226,7 +226,7 @@ def _run_hashes(text, n):
     for i in range(n): total = total*odd + words[i:i+runs]          # wraps around at 2**64
     return total
 
-# %% ../nbs/03_data.ipynb #e68c7e89
+# %% ../nbs/03_data.ipynb #2cd06a12
 @lru_cache(maxsize=1 << 18)
 def _hash_word(word):
     "Hash a word to 64 bits, the same on every machine"
