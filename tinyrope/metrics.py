@@ -181,7 +181,7 @@ def evaluate_blocks(
     model:nn.Module, # a `Transformer`
     blocks:tuple, # inputs and targets, each (blocks, seq), from `eval_blocks`
     sizes:Tensor, # (vocab_size,) bytes of each token; 0 for end-of-text
-    mask=None, # function of inputs (rows, seq): their attention mask, or None; None: no mask
+    mask=None, # function from inputs (rows, seq) to their attention mask; None: causal attention alone
 ) -> dict: # val_loss (nats per token), val_perplexity, val_bits_per_byte
     "Score packed blocks in eval mode"
     device, parts = device_of(model), []
