@@ -1,4 +1,4 @@
-"""Each token looks back and takes what it needs.
+"""Each token takes a weighted mean of the values of earlier tokens, by hand and with fused kernels.
 
 Docs: https://tinyrope.github.io/tinyrope/attention.html.md"""
 
@@ -24,8 +24,8 @@ def causal_mask(
     query_len:int, # number of queries; the last one is aligned with the last key
     key_len:int, # number of keys
     device=None, # where to put the mask
-) -> Tensor: # (query_len, key_len) bool, True where the query may look
-    "Make the mask that hides later tokens; with more queries than keys, the first ones see nothing"
+) -> Tensor: # (query_len, key_len) bool, True where the query may attend to the key
+    "Make the mask that hides later tokens; of more queries than keys, the first attend to nothing"
     return torch.ones(query_len, key_len, dtype=torch.bool, device=device).tril(key_len - query_len)
 
 # %% ../nbs/01_attention.ipynb #dd5d6072
@@ -40,8 +40,8 @@ def repeat_kv(
 def attention_weights(
     q:Tensor, # (batch, n_heads, query, head_dim) queries
     k:Tensor, # (batch, n_kv_heads, key, head_dim) keys
-    mask:Tensor|None = None, # bool (True: may look) or float (added), broadcast to the weights; None: causal
-) -> Tensor: # (batch, n_heads, query, key) rows that sum to 1, or to 0 where a query may look nowhere
+    mask:Tensor|None = None, # bool (True: may attend) or float (added), broadcast to the weights; None: causal
+) -> Tensor: # (batch, n_heads, query, key) rows that sum to 1, or to 0 where a query may attend to no key
     "Compute softmax(QKᵀ/√head_dim) under `mask`; the softmax is taken in fp32"
     if mask is None: mask = causal_mask(q.shape[-2], k.shape[-2], q.device)
     scores = (q @ repeat_kv(k, q.shape[1]).mT).float() / math.sqrt(q.shape[-1])
@@ -56,7 +56,7 @@ def fused_attention(
     v:Tensor, # (batch, n_kv_heads, key, head_dim) values
     mask:Tensor|None = None, # as in `attention_weights`
     dropout:float = 0., # probability that a weight is dropped
-) -> Tensor: # (batch, n_heads, query, head_dim), zeros where a query may look nowhere
+) -> Tensor: # (batch, n_heads, query, head_dim), zeros where a query may attend to no key
     "Attend with PyTorch's fused kernels"
     fused, n_heads, one_query = F.scaled_dot_product_attention, q.shape[1], q.shape[2] == 1
     if mask is None and not one_query and q.shape[2] != k.shape[2]:
@@ -148,10 +148,10 @@ class Attention(nn.Module):
         mask:Tensor|None = None, # as in `attention_weights`
         cache:KVCache|None = None, # keys and values of earlier tokens; these are added
     ) -> Tensor: # (batch, seq, dim)
-        "Let each token gather what it looks for from those it may look at"
+        "Mix the values of the tokens to which each token may attend"
         heads = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (batch, all heads, seq, head_dim)
         qk, v = heads.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), dim=1)
-        if rope is not None: qk = apply_rope(qk, *rope)         # queries and keys turn alike, so they turn together
+        if rope is not None: qk = apply_rope(qk, *rope)         # queries and keys are rotated alike, so together
         q, k = qk.split((self.n_heads, self.n_kv_heads), dim=1)
         if cache is not None: k, v = cache.append(k, v)
         dropout = self.dropout if self.training else 0.
@@ -177,14 +177,15 @@ def attention_weights_of(
 # %% ../nbs/01_attention.ipynb #57a96a74
 def document_ids(
     tokens:Tensor, # (batch, seq) token ids
-    eot_id:int, # id of the end-of-text token, which opens a story
+    eot_id:int, # id of the end-of-text token, which begins a story
 ) -> Tensor: # (batch, seq) number of the story each token belongs to
     "Number the stories packed in each row"
     return (tokens == eot_id).cumsum(-1)
 
+# %% ../nbs/01_attention.ipynb #f8ed252c
 def packed_mask(
     documents:Tensor, # (batch, seq) from `document_ids`
-) -> Tensor: # (batch, 1, query, key) bool, True where the query may look
+) -> Tensor: # (batch, 1, query, key) bool, True where the query may attend to the key
     "Make the causal mask that also keeps packed stories apart"
     same = documents[:, None, :, None] == documents[:, None, None, :]
     return same & causal_mask(documents.shape[1], documents.shape[1], documents.device)

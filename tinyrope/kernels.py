@@ -1,4 +1,4 @@
-"""Large tensors are computed in parts, and the GPU is asked what it can do.
+"""Whether fused attention shares heads on this GPU, and a cross-entropy that never holds all logits.
 
 Docs: https://tinyrope.github.io/tinyrope/kernels.html.md"""
 
@@ -50,7 +50,7 @@ def _usual_chunks(vocab_size, gpu):
 
 # %% ../nbs/kernels.ipynb #6618085b
 def _padded(weight, bias, extra):
-    "Pad the vocabulary of a head with `extra` words of probability 0"
+    "Pad the vocabulary of a head with `extra` tokens of probability 0"
     if not extra: return weight, bias
     bias = weight.new_zeros(len(weight), dtype=torch.float32) if bias is None else bias
     return F.pad(weight, (0, 0, 0, extra)), F.pad(bias, (0, extra), value=-torch.inf)

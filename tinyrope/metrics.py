@@ -1,4 +1,4 @@
-"""One loss, three readings, and one way to compute them all.
+"""One loss, reported as nats per token, perplexity and bits per byte, and one function that computes it.
 
 Docs: https://tinyrope.github.io/tinyrope/metrics.html.md"""
 
@@ -27,6 +27,7 @@ def bits_per_byte(
     "Convert a total loss to bits per byte"
     return nats / (math.log(2) * n_bytes)
 
+# %% ../nbs/03a_metrics.ipynb #5eb8bf48
 def perplexity(
     loss:float, # nats per token
 ) -> float: # e^loss; infinite where that is more than a float holds
@@ -37,7 +38,7 @@ def perplexity(
 # %% ../nbs/03a_metrics.ipynb #6d1d91ba
 @dataclass(frozen=True)
 class Score:
-    "What a text cost a model, and how it is read"
+    "Totals of a scored text, and the loss, perplexity and bits per byte that follow from them"
     nats:float  # total of −ln p over the tokens
     tokens:int  # how many tokens were predicted
     bytes:int   # bytes of their text in UTF-8
@@ -63,15 +64,13 @@ def target_nats(
     inputs:Tensor, # (batch, seq) tokens
     targets:Tensor, # (batch, seq) tokens to predict; -1: ignored
     mask:Tensor|None = None, # attention mask; None: causal attention alone
-    reduction:str = "sum", # "sum", or "none" for the nats of each target
-) -> Tensor: # the total, or (batch*seq,), 0 where ignored; on the device
-    "Compute −ln p of the targets"
-    device = device_of(model)
-    given = {} if mask is None else dict(mask=mask)
-    logits = model(inputs.to(device), **given).float().flatten(0, 1)
-    targets = targets.to(device).flatten()
-    return nn.functional.cross_entropy(logits, targets, ignore_index=-1, reduction=reduction)
+) -> Tensor: # (batch, seq) nats, 0 where ignored; in fp64 on the CPU, where they are added up
+    "Compute −ln p of each target"
+    device, given = device_of(model), {} if mask is None else dict(mask=mask)
+    nats = model(inputs.to(device), targets.to(device), reduction="none", **given)
+    return nats.cpu().double()
 
+# %% ../nbs/03a_metrics.ipynb #b1e34a08
 def device_of(
     model:nn.Module, # with at least one parameter
 ) -> torch.device:
@@ -130,6 +129,7 @@ def _encode(tokenizer, texts):
     encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     return [torch.tensor([eot] + e.ids) for e in encoded]
 
+# %% ../nbs/03a_metrics.ipynb #b1d48283
 def _nats_of_stories(model, encoded, bar):
     "Score all windows of some stories; returns the nats of each batch"
     jobs = [w for ids in encoded for w in windows(ids, model.config.seq_len)]
@@ -147,13 +147,14 @@ def _rows_at_once(model):
     logits, most = (2**28, 128) if device_of(model).type == "cuda" else (2**26, 32)
     return max(1, min(most, logits // (model.config.seq_len*model.config.vocab_size)))
 
+# %% ../nbs/03a_metrics.ipynb #a1c8ea27
 def _nats_of_windows(model, jobs):
     "Total nats of the unscored targets of some windows, padded to one length"
     pad = nn.utils.rnn.pad_sequence
     inputs = pad([inputs for inputs, _, _ in jobs], batch_first=True)
     targets = pad([targets for _, targets, _ in jobs], batch_first=True, padding_value=-1)
     for row, (_, _, done) in zip(targets, jobs): row[:done] = -1
-    return target_nats(model, inputs, targets).item()
+    return target_nats(model, inputs, targets).sum().item()
 
 # %% ../nbs/03a_metrics.ipynb #0bad7471
 def _by_bytes(
@@ -170,6 +171,7 @@ def _by_bytes(
             part, size = [], 0
     if part: yield part
 
+# %% ../nbs/03a_metrics.ipynb #08eed2af
 def _scoring_bar():
     "Count scored windows on a terminal, nothing elsewhere"
     return tqdm(total=0, desc="scoring", unit=" windows", disable=None, leave=False)
@@ -179,17 +181,16 @@ def evaluate_blocks(
     model:nn.Module, # a `Transformer`
     blocks:tuple, # inputs and targets, each (blocks, seq), from `eval_blocks`
     sizes:Tensor, # (vocab_size,) bytes of each token; 0 for end-of-text
-    mask = lambda inputs: None, # function of inputs (rows, seq): their attention mask, or None
+    mask=None, # function from inputs (rows, seq) to their attention mask; None: causal attention alone
 ) -> dict: # val_loss (nats per token), val_perplexity, val_bits_per_byte
     "Score packed blocks in eval mode"
     device, parts = device_of(model), []
     with evaluating(model):
         for inputs, targets in zip(*(b.split(_rows_at_once(model)) for b in blocks)):
             inputs = inputs.to(device)
-            nats = target_nats(model, inputs, targets, mask(inputs), reduction="none")
-            parts.append(nats.cpu().double())
-    nats, sizes = torch.cat(parts), sizes[blocks[1].flatten()]
-    every = Score(nats.sum().item(), len(nats), 0)
+            parts.append(target_nats(model, inputs, targets, mask(inputs) if mask else None))
+    nats, sizes = torch.cat(parts), sizes[blocks[1]]
+    every = Score(nats.sum().item(), nats.numel(), 0)
     text = Score(nats[sizes > 0].sum().item(), int((sizes > 0).sum()), int(sizes.sum()))
     return dict(val_loss=every.loss, val_perplexity=every.perplexity,
                 val_bits_per_byte=text.bits_per_byte)

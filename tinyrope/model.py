@@ -1,4 +1,4 @@
-"""A language model small enough to hold in your head.
+"""A decoder-only language model, built part by part and checked against the reference Llama and GPT-2.
 
 Docs: https://tinyrope.github.io/tinyrope/model.html.md"""
 
@@ -6,9 +6,8 @@ Docs: https://tinyrope.github.io/tinyrope/model.html.md"""
 
 # %% auto #0
 __all__ = ['Position', 'Heads', 'Dropped', 'ENCODINGS', 'SIZES', 'SwiGLU', 'GELUMLP', 'ModelConfig', 'default_hidden_dim',
-           'check_shape', 'make_norm', 'Block', 'Encoding', 'Rotary', 'Sinusoidal', 'Learned', 'ALiBi', 'NoPositions',
-           'Transformer', 'tie_and_tabulate', 'initialise', 'new_cache', 'generate_tokens', 'extend_context',
-           'count_parameters', 'flops_per_token']
+           'Block', 'Encoding', 'Rotary', 'Sinusoidal', 'Learned', 'ALiBi', 'Transformer', 'tie_and_tabulate',
+           'initialise', 'new_cache', 'generate_tokens', 'extend_context', 'count_parameters', 'flops_per_token']
 
 # %% ../nbs/02_model.ipynb #ecda7fd0
 import math
@@ -63,10 +62,11 @@ class GELUMLP(nn.Module):
         "Transform each token alone"
         return self.down(F.gelu(self.up(x)))
 
-# %% ../nbs/02_model.ipynb #30bb7353
+# %% ../nbs/02_model.ipynb #9e10cbbc
 Position = Literal["rope", "sinusoidal", "learned", "alibi", "none"]
 Heads, Dropped = whole(1, 2**20), number(0, below=1)
 
+# %% ../nbs/02_model.ipynb #30bb7353
 @dataclass(frozen=True)
 class ModelConfig(Settings):
     "The shape of a model. Raises ValueError for a shape that cannot be"
@@ -91,7 +91,7 @@ class ModelConfig(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        check_shape(self)
+        _check_shape(self)
 
     @property
     def head_dim(self): return self.dim // self.n_heads
@@ -113,9 +113,7 @@ def default_hidden_dim(
     return 4*dim if mlp == "gelu" else -(-8*dim // (3*32)) * 32
 
 # %% ../nbs/02_model.ipynb #c34911f3
-def check_shape(
-    c:ModelConfig, # whose fields are each allowed
-):
+def _check_shape(c):
     "Raise `ValueError`, saying what is allowed, if the fields do not fit each other"
     head_dim = check_heads(c.dim, c.n_heads, c.kv_heads)
     if c.position == "rope" and head_dim % 2:
@@ -128,9 +126,7 @@ def check_shape(
                          "of 'linear', 'ntk' or 'yarn'")
 
 # %% ../nbs/02_model.ipynb #f8b6d084
-def make_norm(
-    config:ModelConfig, # its `norm` and `dim` count
-) -> nn.Module: # nn.RMSNorm or nn.LayerNorm
+def _make_norm(config):
     "Make the normalisation that `config` asks for"
     return (nn.RMSNorm if config.norm == "rms" else nn.LayerNorm)(config.dim, eps=1e-5)
 
@@ -142,7 +138,7 @@ class Block(nn.Module):
     ):
         super().__init__()
         c = config
-        self.attention_norm, self.mlp_norm = make_norm(c), make_norm(c)
+        self.attention_norm, self.mlp_norm = _make_norm(c), _make_norm(c)
         self.attention = Attention(c.dim, c.n_heads, c.kv_heads, c.bias, c.attention_dropout)
         self.mlp = (SwiGLU if c.mlp == "swiglu" else GELUMLP)(c.dim, c.mlp_dim, c.bias)
         self.dropout = nn.Dropout(c.dropout)
@@ -159,7 +155,7 @@ class Block(nn.Module):
 
 # %% ../nbs/02_model.ipynb #1ec162ee
 class Encoding(nn.Module):
-    "Base of the position encodings: fp32 tables for the trained context, and a warning beyond it"
+    "No positions, and the base of the encodings: fp32 tables for the trained context"
     def __init__(self,
         config:ModelConfig, # shape of the model
     ):
@@ -167,12 +163,21 @@ class Encoding(nn.Module):
         self.config, self.warned = config, False
         self.tabulate(torch.get_default_device())
 
+    def forward(self,
+        x:Tensor, # (batch, seq, dim) embedded tokens
+        start:int, # position of the first
+        mask:Tensor|None, # given by the caller
+    ) -> tuple: # embedded tokens, (cos, sin) or None, mask
+        "Bring the positions in; this one changes nothing"
+        self._rows(start, x)
+        return x, None, mask
+
     def compute(self,
         start:int, # first position
         n:int, # number of positions
-        device:torch.device, # where the tables shall be
+        device:torch.device, # of the tables
     ) -> dict: # name → table in fp32, (n, ...)
-        "Compute the tables; an encoding that needs none has none"
+        "Compute the tables; this one needs none"
         return {}
 
     def tabulate(self,
@@ -185,21 +190,16 @@ class Encoding(nn.Module):
         for name, table in found.items(): self.register_buffer(name, table, persistent=False)
         self.names = tuple(found)
 
-    def rows(self,
-        start:int, # position of the first token
-        x:Tensor, # (batch, seq, dim) embedded tokens
-    ) -> list: # of each table the rows (seq, ...) of the tokens
-        "Look the rows of the tokens up, or compute them beyond the trained context"
+    def _rows(self, start, x):
+        "Look up the rows of the tokens in each table, or compute them beyond the trained context"
         end = start + x.shape[1]
         if end <= self.config.seq_len:
             return [getattr(self, name)[start:end] for name in self.names]
-        self.check_length(end)
+        self._check_length(end)
         return list(self.compute(start, x.shape[1], x.device).values())
 
-    def check_length(self,
-        length:int, # tokens, more than the context
-    ):
-        "Warn, once a model, of a context that was never trained"
+    def _check_length(self, length):
+        "Warn, once a model, of a context that was not trained"
         if not self.warned: _warn_beyond(length, self.config.seq_len)
         self.warned = True
 
@@ -212,7 +212,7 @@ def _warn_beyond(length, seq_len):
 
 # %% ../nbs/02_model.ipynb #dbe07885
 class Rotary(Encoding):
-    "Rotary positions: every layer turns its queries and keys"
+    "Rotary positions: every layer rotates its queries and keys"
     def compute(self, start, n, device):
         c = self.config
         trained = round(c.seq_len/c.rope_factor)
@@ -220,13 +220,9 @@ class Rotary(Encoding):
         frequencies, scale = scaled_frequencies(c.head_dim, c.rope_base, *stretch)
         return dict(zip(("cos", "sin"), rope_tables(n, frequencies.to(device), start, scale)))
 
-    def forward(self,
-        x:Tensor, # (batch, seq, dim) embedded tokens
-        start:int, # position of the first
-        mask:Tensor|None, # given by the caller
-    ) -> tuple: # embedded tokens, (cos, sin) or None, mask
+    def forward(self, x, start, mask):
         "Give the layers the cosines and sines of the positions"
-        return x, tuple(self.rows(start, x)), mask
+        return x, tuple(self._rows(start, x)), mask
 
 # %% ../nbs/02_model.ipynb #feabff69
 class Sinusoidal(Encoding):
@@ -234,14 +230,10 @@ class Sinusoidal(Encoding):
     def compute(self, start, n, device):
         return {"sinusoid": sinusoidal_table(n, self.config.dim, offset=start).to(device)}
 
-    def forward(self,
-        x:Tensor, # (batch, seq, dim) embedded tokens
-        start:int, # position of the first
-        mask:Tensor|None, # given by the caller
-    ) -> tuple: # embedded tokens, (cos, sin) or None, mask
+    def forward(self, x, start, mask):
         "Add the rows of the positions"
-        row, = self.rows(start, x)
-        return x + row.type_as(x), None, mask
+        rows, = self._rows(start, x)
+        return x + rows.type_as(x), None, mask
 
 # %% ../nbs/02_model.ipynb #e21d4d44
 class Learned(Encoding):
@@ -253,51 +245,30 @@ class Learned(Encoding):
         self.weight = nn.Parameter(torch.empty(config.seq_len, config.dim))
         nn.init.normal_(self.weight)
 
-    def check_length(self, length):
+    def _check_length(self, length):
         raise ValueError(f"{length} tokens given, but learned positions end at "
                          f"seq_len={self.config.seq_len}: use at most that many")
 
-    def forward(self,
-        x:Tensor, # (batch, seq, dim) embedded tokens
-        start:int, # position of the first
-        mask:Tensor|None, # given by the caller
-    ) -> tuple: # embedded tokens, (cos, sin) or None, mask
-        "Add the rows of the positions; raises `ValueError` past the last"
-        end = start + x.shape[1]
-        if end > self.config.seq_len: self.check_length(end)
-        return x + self.weight[start:end], None, mask
+    def forward(self, x, start, mask):
+        "Add the vectors of the positions; raises `ValueError` past the last"
+        self._rows(start, x)
+        return x + self.weight[start:start + x.shape[1]], None, mask
 
 # %% ../nbs/02_model.ipynb #dd4ed32f
 class ALiBi(Encoding):
     "Attention with linear biases: each score falls with distance"
-    def forward(self,
-        x:Tensor, # (batch, seq, dim) embedded tokens
-        start:int, # position of the first
-        mask:Tensor|None, # given by the caller
-    ) -> tuple: # embedded tokens, (cos, sin) or None, mask
-        "Turn the mask into a bias"
-        self.rows(start, x)
+    def forward(self, x, start, mask):
+        "Replace the mask by a bias"
+        self._rows(start, x)
         n, end = x.shape[1], start + x.shape[1]
         seen = causal_mask(n, end, x.device) if mask is None else mask
         bias = alibi_bias(self.config.n_heads, n, end).to(x)
         bias = bias.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else bias + seen
         return x, None, bias
 
-# %% ../nbs/02_model.ipynb #e6191510
-class NoPositions(Encoding):
-    "No encoding of positions"
-    def forward(self,
-        x:Tensor, # (batch, seq, dim) embedded tokens
-        start:int, # position of the first
-        mask:Tensor|None, # given by the caller
-    ) -> tuple: # embedded tokens, (cos, sin) or None, mask
-        "Change nothing"
-        self.rows(start, x)
-        return x, None, mask
-
 # %% ../nbs/02_model.ipynb #22ce829b
 ENCODINGS = {"rope": Rotary, "sinusoidal": Sinusoidal, "learned": Learned,
-             "alibi": ALiBi, "none": NoPositions}
+             "alibi": ALiBi, "none": Encoding}
 
 # %% ../nbs/02_model.ipynb #de7fcb43
 class Transformer(nn.Module):
@@ -309,7 +280,7 @@ class Transformer(nn.Module):
         c = self.config = config
         self.embedding = nn.Embedding(c.vocab_size, c.dim)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.n_layers))
-        self.norm, self.dropout = make_norm(c), nn.Dropout(c.dropout)
+        self.norm, self.dropout = _make_norm(c), nn.Dropout(c.dropout)
         self.head = nn.Linear(c.dim, c.vocab_size, bias=c.bias)
         self.positions = ENCODINGS[c.position](c)
         initialise(self)
@@ -350,7 +321,7 @@ class Transformer(nn.Module):
 # %% ../nbs/02_model.ipynb #70633442
 def tie_and_tabulate(
     model:Transformer, # has been made, moved or loaded
-    _=None, # what PyTorch tells those who wait for the end of loading
+    _=None, # which keys were missing, as PyTorch tells after loading
 ):
     "Tie the head of `model`, if it is tied, and compute its tables of positions in fp32"
     weight = model.embedding.weight
@@ -358,10 +329,7 @@ def tie_and_tabulate(
     model.positions.tabulate(weight.device)
 
 # %% ../nbs/02_model.ipynb #7ccc20ba
-def _check_tokens(
-    tokens:Tensor, # (batch, seq) token ids
-    vocab_size:int, # of the model
-):
+def _check_tokens(tokens, vocab_size):
     "Raise `ValueError` for a token id outside the vocabulary, on the CPU"
     if torch.compiler.is_compiling() or tokens.device.type != "cpu" or not tokens.numel(): return
     if (largest := int(tokens.max())) >= vocab_size:

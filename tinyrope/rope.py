@@ -1,4 +1,4 @@
-"""Turn queries and keys by their position, and attention knows how far apart two words stand.
+"""Rotate queries and keys by their position, and attention scores depend on the distance between two tokens.
 
 Docs: https://tinyrope.github.io/tinyrope/rope.html.md"""
 
@@ -18,9 +18,9 @@ def rope_frequencies(
     head_dim:int, # width of a head, even
     base:float=10_000. # the wavelengths run from 2π to nearly 2π·base tokens
 ) -> Tensor: # (head_dim/2,) fp32, radians per token, fastest pair first
-    "Give the turn per token of each pair (RoFormer sec. 3.2.2); raises `ValueError` if odd"
+    "Compute the frequency of each pair (RoFormer sec. 3.2.2); raises `ValueError` if odd"
     if head_dim < 2 or head_dim % 2:
-        raise ValueError("RoPE turns pairs of numbers, so head_dim must be "
+        raise ValueError("RoPE rotates pairs of numbers, so head_dim must be "
                          f"even and positive, not {head_dim}: "
                          "choose dim and n_heads so that dim / n_heads is even")
     # divided in this order, fp32 rounds as in Hugging Face: one unit in the last place of θ shows at position 100,000
@@ -51,8 +51,8 @@ def apply_rope_adjacent(
     x:Tensor, # (..., seq, head_dim) queries or keys; numbers 2i and 2i+1 form pair i
     cos:Tensor, # (seq, head_dim/2) from `rope_tables`
     sin:Tensor # (seq, head_dim/2) from `rope_tables`
-) -> Tensor: # (..., seq, head_dim) turned by +mθ, in the dtype of `x`
-    "Turn adjacent pairs (RoFormer eq. 34) in fp32; raises `ValueError` if tables do not fit"
+) -> Tensor: # (..., seq, head_dim) rotated by +mθ, in the dtype of `x`
+    "Rotate adjacent pairs (RoFormer eq. 34) in fp32; raises `ValueError` if tables do not fit"
     _check_tables(x, cos)
     a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((a*cos - b*sin, a*sin + b*cos), -1).flatten(-2).type_as(x)
@@ -62,8 +62,8 @@ def apply_rope(
     x:Tensor, # (..., seq, head_dim) queries or keys; numbers i and i + head_dim/2 form pair i
     cos:Tensor, # (seq, head_dim/2) from `rope_tables`
     sin:Tensor # (seq, head_dim/2) from `rope_tables`
-) -> Tensor: # (..., seq, head_dim) turned by +mθ, in the dtype of `x`
-    "Turn half-split pairs in fp32; raises `ValueError` if the tables do not fit `x`"
+) -> Tensor: # (..., seq, head_dim) rotated by +mθ, in the dtype of `x`
+    "Rotate half-split pairs in fp32; raises `ValueError` if the tables do not fit `x`"
     _check_tables(x, cos)
     a, b = x.float().chunk(2, -1)
     return torch.cat((a*cos - b*sin, a*sin + b*cos), -1).type_as(x)
@@ -80,8 +80,8 @@ def _yarn_ramp(
     head_dim:int, # width of a head, even
     base:float, # base of the frequencies
     trained_len:int, # tokens in the contexts of training
-    beta_fast:float=32., # pairs with more turns than this within `trained_len` are kept
-    beta_slow:float=1. # pairs with fewer turns than this are divided by the factor
+    beta_fast:float=32., # pairs with more rotations than this within `trained_len` are kept
+    beta_slow:float=1. # pairs with fewer rotations than this are divided by the factor
 ) -> Tensor: # (head_dim/2,) from 0, keep the frequency, to 1, divide it
     "Ramp over pairs from keeping to dividing, its ends rounded outwards as in Hugging Face"
     def pair(turns):

@@ -140,9 +140,13 @@ class HFModel(nn.Module):
         context = getattr(model.config, "max_position_embeddings", None) or longest
         self.config = SimpleNamespace(seq_len=min(context, longest), vocab_size=model.config.vocab_size)
 
-    def forward(self, tokens):
-        "(batch, seq) → (batch, seq, vocab_size)"
-        return self.model(input_ids=tokens, use_cache=False).logits
+    def forward(self, tokens, targets=None, reduction="mean"):
+        "Logits (batch, seq, vocab_size), or the loss of `targets`, as ours give them"
+        logits = self.model(input_ids=tokens, use_cache=False).logits
+        if targets is None: return logits
+        loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(),
+                                           ignore_index=-1, reduction=reduction)
+        return loss.view_as(targets) if reduction == "none" else loss
 
 # %% ../nbs/08_scoreboard.ipynb #b9a98bdb
 class HFTokenizer:
