@@ -47,7 +47,8 @@ def describe(
     "Collect all that defines a run"
     about = dict(preset=job.preset, model=asdict(job.model), train=asdict(job.config),
                  versions=_versions(), device=str(job.device), processes=job.world, bf16=job.bf16,
-                 train_sha256=data.train.metadata["sha256"], valid_sha256=data.valid.metadata["sha256"],
+                 train_sha256=data.train.metadata["sha256"],
+                 valid_sha256=data.valid.metadata["sha256"],
                  tokenizer_sha256=tokenizer_hash(data.tokenizer))
     return about | dict(sha256=config_hash(about))
 
