@@ -31,6 +31,14 @@ def environment(cache):
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
 
 
+@pytest.fixture(scope="session")
+def compiles():
+    "Does PyTorch find a compiler?"
+    import torch
+    from tinyrope.processes import can_compile
+    return can_compile(torch.device("cpu"))
+
+
 def program(name):
     "The path of an installed command"
     return shutil.which(name, path=sysconfig.get_path("scripts"))

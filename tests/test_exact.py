@@ -6,9 +6,7 @@ import json
 import sys
 
 import pytest
-import torch
 from conftest import finish, log, needs_unix, program, rows, same_weights
-from tinyrope.processes import can_compile
 
 ONE = [sys.executable]
 TWO = [program("torchrun"), "--standalone", "--nproc-per-node", "2"]
@@ -55,9 +53,9 @@ def killed_and_resumed(smoke, folder, start=ONE, **settings):
     return rows(folder/"straight")
 
 
-@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no compiler")
-def test_compiled(smoke, tmp_path):
+def test_compiled(smoke, tmp_path, compiles):
     "... and the time of compiling is in no speed"
+    if not compiles: pytest.skip("no compiler")
     first = killed_and_resumed(smoke, tmp_path, compile="on")[0]
     with_compiling = first["tokens"]/first["seconds"]
     assert first["tokens_per_second"] > 2*with_compiling
