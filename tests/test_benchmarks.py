@@ -54,6 +54,7 @@ def test_the_clock_waits_for_the_device(monkeypatch, name, waits):
 
 
 def test_a_step_is_measured_beside_others(small):
+    "The training step is timed beside those of transformers and of plain PyTorch"
     assert {"tinyrope", "transformers", "plain PyTorch"} <= set(result(small, "speed-15m")["rows"])
 
 
@@ -67,6 +68,7 @@ def test_a_step_is_taken_apart(small):
 
 
 def test_what_is_compiled_is_left_out_without_a_compiler(small, compiles):
+    "With a compiler, each library has a compiled row; without one, none has"
     found = result(small, "speed-15m")
     names = {name for name in (*found["rows"], *found["profiles"]) if "compiled" in name}
     if compiles:
@@ -76,6 +78,7 @@ def test_what_is_compiled_is_left_out_without_a_compiler(small, compiles):
 
 
 def test_decoding_is_measured_in_all_ways(small, compiles):
+    "Each batch, number of key-value heads and way of decoding has a row with its speed"
     rows = result(small, "decoding")["rows"]
     ways = ("eager", "captured", "compiled")
     wanted = {(batch, heads, way) for batch in (1, 4) for heads in (4, 1) for way in ways}
@@ -85,11 +88,13 @@ def test_decoding_is_measured_in_all_ways(small, compiles):
 
 
 def test_sizes_stop_in_time(tmp_path, gpu):
+    "After its minutes a stage begins nothing, and says how to go on"
     stopped = gpu(tmp_path, "sizes", "--minutes", "0")
     assert stopped.returncode == 1 and "the same command goes on" in stopped.stderr
 
 
 def test_sizes_go_on_with_what_was_measured(small, gpu):
+    "A second call measures nothing again"
     before = result(small, "sizes")["rows"]
     assert len(before) == 4
     done = gpu(small, "sizes")
@@ -107,6 +112,7 @@ def executed(folder):
 
 
 def test_the_page_draws_what_was_measured(small, tmp_path):
+    "The page of benchmarks shows tables and figures of these results"
     (tmp_path/"nbs").mkdir()
     shutil.copytree(ROOT/"results", tmp_path/"results")
     for file in (small/"results").glob("gpu-*.json"): shutil.copy(file, tmp_path/"results")

@@ -56,6 +56,7 @@ def beside(trained, environment):
 
 
 def test_training_writes_a_run_and_says_how_good_it_is(trained):
+    "The run folder is complete; the terminal shows score, story and folder"
     place, printed = trained
     assert "bits per byte" in printed and "Once upon a time" in printed
     assert "runs/first" in printed.replace("\\", "/")
@@ -65,7 +66,7 @@ def test_training_writes_a_run_and_says_how_good_it_is(trained):
 
 
 def test_the_newest_run_tells_the_same_story_for_the_same_seed(beside):
-    "... without being named"
+    "It is found without being named"
     words = ("Once upon a time", "--max-new-tokens", "20", "--seed")
     told, again, other = (beside("tinyrope-generate", *words, seed) for seed in (1, 1, 2))
     assert told.stdout.startswith("Once upon a time") and "first" in told.stderr
@@ -73,6 +74,7 @@ def test_the_newest_run_tells_the_same_story_for_the_same_seed(beside):
 
 
 def test_a_run_is_scored_on_a_text(beside, trained):
+    "The score counts the stories and the bytes of the file"
     stories = load_stories("valid")[:5]
     (trained[0]/"few.txt").write_text(EOT.join(stories), encoding="utf-8")
     printed = beside("tinyrope-evaluate", "runs/first", "--text", "few.txt", "--json").stdout
@@ -84,6 +86,7 @@ def test_a_run_is_scored_on_a_text(beside, trained):
 
 
 def test_a_run_is_scored_on_a_split(beside):
+    "The score of the test split is over all of its bytes"
     printed = beside("tinyrope-evaluate", "runs/first", "--split", "test").stdout
     size = sum(len(story.encode()) for story in load_stories("test"))
     assert "bits_per_byte" in printed and f"{size:,}" in printed
@@ -92,6 +95,7 @@ def test_a_run_is_scored_on_a_split(beside):
 # ---- models of others
 
 def test_a_llama2c_model_is_scored(score, few):
+    "A llama2.c file with its tokenizer scores between 0.7 and 1.1 bits per byte"
     few(10)
     found = score(PEERS/"stories260K.bin", "--tokenizer", PEERS/"tok512.bin")
     assert .7 < found["bits_per_byte"] < 1.1 and found["stories"] == 10
@@ -111,6 +115,7 @@ def untrained_llama(tmp_path):
 
 
 def test_a_hugging_face_folder_is_scored(run, few, untrained_llama):
+    "A model that has learnt nothing has the loss of even guessing"
     few(3)
     done = run("tinyrope-evaluate", "llama", "--text", "few.txt", "--json", *CPU)
     assert json.loads(done.stdout)["loss"] == pytest.approx(math.log(untrained_llama), abs=.1)
@@ -120,17 +125,20 @@ def test_a_hugging_face_folder_is_scored(run, few, untrained_llama):
 # ---- the bundled model, a study, help
 
 def test_the_bundled_model_tells_stories(run):
+    "Two stories on one prompt are parted by the end-of-text token"
     how = "--n 2 --seed 3 --max-new-tokens 30 --top-k 50 --top-p 0.9".split()
     two = run("tinyrope-generate", "The dragon", "--model", "bundled", *how, *CPU).stdout
     assert two.count("The dragon") >= 2 and EOT in two
 
 
 def test_the_bundled_model_is_scored(score, few):
+    "The model that ships with the package is better than 0.9 bits per byte"
     few(40)
     assert score("bundled")["bits_per_byte"] < .9
 
 
 def test_a_study_is_trained_measured_and_written(run, tmp_path):
+    "The result has a row for each arm and seed, and is printed as a table"
     words = "arms --size smoke --seeds 2 --out found".split()
     printed = run("tinyrope-study", *words, *CPU).stdout
     result = json.loads((tmp_path/"found"/"study-arms-smoke.json").read_text())
@@ -144,6 +152,7 @@ NAMES = ("tinyrope-train", "tinyrope-generate", "tinyrope-evaluate", "tinyrope-s
 
 @pytest.mark.parametrize("command", NAMES)
 def test_help_names_what_can_be_given(run, command):
+    "--help prints the usage of each command"
     assert "usage: " + command in run(command, "--help").stdout
 
 
@@ -162,6 +171,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize("line, says", MISTAKES, ids=[line for line, _ in MISTAKES])
 def test_mistakes_end_in_one_sentence(run, tmp_path, line, says):
+    "The exit status is 1, stderr holds one line, and nothing was written"
     done = run(*line.split(), status=1)
     assert says in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1
@@ -169,6 +179,7 @@ def test_mistakes_end_in_one_sentence(run, tmp_path, line, says):
 
 
 def test_a_second_run_asks_before_it_overwrites(run):
+    "A folder that is taken needs --resume, and the settings it was started with"
     small = (*SMOKE, "--out", "a", "--set", "max_stories=60", "--steps")
     run(*small, "2")
     assert "add --resume" in run(*small, "2", status=1).stderr
@@ -187,6 +198,7 @@ FULL = ("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate
     (ValueError("two\nlines"), "two lines"),
 ])
 def test_full_memory_and_overflow_have_a_sentence(error, says):
+    "Errors of the library and of Python become one line of advice"
     @commands.command_line
     def failing(): raise error
     with pytest.raises(SystemExit) as stopped: failing()
@@ -217,6 +229,7 @@ def leave(process):
 
 @pytest.mark.parametrize("errors", [subprocess.PIPE, subprocess.STDOUT], ids=["stdout", "both"])
 def test_training_goes_on_without_its_reader(piped, tmp_path, errors):
+    "A run whose output nobody reads any more comes to its end"
     how = "--steps 30 --set eval_every=2 --set eval_blocks=4 --out a".split()
     process = piped(*SMOKE, *how, errors=errors)
     assert "step" in process.stdout.readline()
@@ -227,6 +240,7 @@ def test_training_goes_on_without_its_reader(piped, tmp_path, errors):
 
 
 def test_other_commands_end_with_their_reader(piped):
+    "A command whose only purpose is its output ends, without a traceback"
     how = "Tom --model bundled --n 1000 --max-new-tokens 20".split()
     process = piped("tinyrope-generate", *how, *CPU)
     assert process.stdout.read(5)
@@ -234,7 +248,7 @@ def test_other_commands_end_with_their_reader(piped):
     assert status == 1 and "Traceback" not in said and "BrokenPipe" not in said
 
 
-# ---- memory, imports, a sign of life
+# ---- memory, imports, progress
 
 MEMORY = """
 import psutil, resource, torch
@@ -267,6 +281,7 @@ LOADED = "import sys; print(sorted({names!r} & sys.modules.keys()))"
 
 
 def test_help_does_not_wait_for_torch(environment):
+    "Showing the help of a command imports none of the large libraries"
     said = """
 from fastcore.script import anno_parser
 from tinyrope.commands import generate_command
@@ -277,6 +292,7 @@ anno_parser(generate_command).format_help()
 
 
 def test_importing_the_model_costs_torch_and_nothing_more(environment):
+    "What training needs later is imported when it is needed"
     names = {"matplotlib", "wandb", "datasets", "transformers", "tokenizers", "pandas"}
     assert python("import tinyrope.train; " + LOADED.format(names=names), env=environment) == "[]"
 
@@ -287,6 +303,7 @@ class Terminal(io.StringIO):
 
 
 def test_scoring_shows_a_bar_on_a_terminal(monkeypatch):
+    "Scoring draws a progress bar if stderr is a terminal"
     from tinyrope import metrics
     from tinyrope.checkpoint import Run
     from tqdm import tqdm

@@ -71,6 +71,7 @@ print(megabytes())
 
 @needs_unix
 def test_a_full_disk_is_told_with_the_file(printed):
+    "The error names the file; nothing half-written is left"
     file, store, left = printed("""
 import resource
 bpe, stories = train_bpe(load_stories("valid")[:500], 1000), load_stories("valid")
@@ -85,6 +86,7 @@ print(sorted(os.listdir()))
 
 
 def test_a_vocabulary_too_large_is_refused_before_the_library_aborts(printed):
+    "The error is one of Python, not the end of the process"
     told, = printed("print(refused(lambda: train_bpe(['a'], 10**12)))")
     assert "at most 1,048,576" in told
 
@@ -110,18 +112,20 @@ def homeless(monkeypatch):
 
 
 def test_the_cache_folder_needs_no_home_if_it_is_named(homeless, monkeypatch):
+    "TINYROPE_CACHE is enough"
     monkeypatch.setenv("TINYROPE_CACHE", "/somewhere")
     assert cache_folder() == Path("/somewhere")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems know a home by other ways")
 def test_without_a_home_the_cache_folder_has_to_be_named(homeless, monkeypatch):
+    "The error says which variable to set"
     monkeypatch.delenv("TINYROPE_CACHE")
     with pytest.raises(ValueError, match="set TINYROPE_CACHE"): cache_folder()
 
 
 def test_the_sources_name_every_asset_and_no_other():
-    "... and what is noted as used was put into the training stories"
+    "What is noted as used in training stands in the training stories"
     with open(str(ASSETS/"tinystories-sources.tsv"), encoding="utf-8", newline="") as f:
         table = list(csv.DictReader(f, delimiter="\t"))
     named = {name for row in table for name in row["assets"].split(", ") if name != "none"}

@@ -202,10 +202,12 @@ def test_what_the_pages_ask_for_exists(site):
 
 
 def test_preparing_leaves_nothing_untracked(site):
+    "Git tracks or ignores each file that the build makes"
     assert not [path for path in site.made if untracked(path)]
 
 
 def test_the_sidebar_lists_each_page_once(site):
+    "Each page can be reached, and from one place"
     def entries(contents):
         return [e for c in contents for e in (entries(c["contents"]) if "contents" in c else [c])]
     sidebar = yaml.safe_load((site.folder/"sidebar.yml").read_text(encoding="utf-8"))
@@ -226,6 +228,7 @@ def test_pictures_say_what_is_seen(site):
 
 
 def test_signatures_are_as_written(site):
+    "No signature shows an object where the code has an expression"
     strange = re.compile(r"__main__|<lambda>|_ArrayFunctionDispatcher|<function|<class| at 0x")
     found = [(page, name, m[0]) for page, name, code in signatures(site)
              if (m := strange.search(code))]
@@ -233,6 +236,7 @@ def test_signatures_are_as_written(site):
 
 
 def test_signatures_are_no_wider_than_code(site):
+    "No line of a signature is over 100 columns"
     wide = [(page, name, len(line)) for page, name, code in signatures(site)
             for line in code.splitlines() if len(line) > 100]
     assert not wide, few(wide)
@@ -240,6 +244,7 @@ def test_signatures_are_no_wider_than_code(site):
 
 @pytest.mark.parametrize("config", [ModelConfig, TrainConfig, Sampling])
 def test_the_fields_of_a_configuration_are_explained(site, config):
+    "The table of a configuration has a row with a text for each field"
     shown, = (said for p in site.pages for name, said in documented(p) if name == config.__name__)
     rows = dict(re.findall(r"(?m)^\| `(\w+):.*\| (.+) \|$", shown))
     assert list(rows) == [f.name for f in fields(config)]
@@ -247,6 +252,7 @@ def test_the_fields_of_a_configuration_are_explained(site, config):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_explained(site, command):
+    "The page of a command says what it does and what its arguments mean"
     module, function = COMMANDS[command]
     page, = (p for p in site.pages for c in p.source if options(c).get("default_exp") == module)
     shown = dict(documented(page))[function]
@@ -261,6 +267,7 @@ def test_a_name_is_documented_once(site):
 
 
 def test_the_workflow_builds_proposals_and_publishes_main_only():
+    "No pull request has the permission to publish"
     path = ROOT/".github"/"workflows"/"docs.yaml"
     workflow = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
     assert {"push", "pull_request"} <= workflow["on"].keys()

@@ -54,7 +54,7 @@ def killed_and_resumed(smoke, folder, start=ONE, **settings):
 
 
 def test_compiled(smoke, tmp_path, compiles):
-    "... and the time of compiling is in no speed"
+    "A compiled run is resumed exactly, and the time of compiling is in no speed"
     if not compiles: pytest.skip("no compiler")
     first = killed_and_resumed(smoke, tmp_path, compile="on")[0]
     with_compiling = first["tokens"]/first["seconds"]
@@ -63,11 +63,12 @@ def test_compiled(smoke, tmp_path, compiles):
 
 
 def test_bf16_with_dropout(smoke, tmp_path):
+    "Draws of dropout and rounding to bf16 come out the same"
     killed_and_resumed(smoke, tmp_path, precision="bf16", dropout=.1, attention_dropout=.1)
 
 
 def test_accumulation_on_two_processes(smoke, tmp_path):
-    "... which is also, but for rounding, the run of one process that does not accumulate"
+    "It is, but for rounding, the run of one process that does not accumulate"
     found = killed_and_resumed(smoke, tmp_path, TWO, accumulate=2)
     smoke("one")
     for row, whole in zip(found, rows(tmp_path/"one"), strict=True):

@@ -39,7 +39,7 @@ def test_each_run_without_a_folder_gets_its_own(run, here):
 
 
 def test_resume_without_a_folder_goes_on_with_the_newest(run, here):
-    "... of the runs of this preset; others may be newer"
+    "Only runs of the same preset count; others may be newer"
     for name, age in (("smoke", 50), ("smoke-2", 10), ("other", 0)):
         train(out=f"runs/{name}", **SMALL)
         config = here/"runs"/name/"config.json"
@@ -50,6 +50,7 @@ def test_resume_without_a_folder_goes_on_with_the_newest(run, here):
 
 
 def test_advice_is_in_the_language_of_the_caller(run, here):
+    "Python is told of arguments, the terminal of options"
     train(out="mine", **SMALL)
     with pytest.raises(FileExistsError, match="add `resume=True`.*another `out`$"):
         train(out="mine", **SMALL)
@@ -59,6 +60,7 @@ def test_advice_is_in_the_language_of_the_caller(run, here):
 
 @needs_unix
 def test_several_processes_agree_on_the_folder(here, environment):
+    "Two processes find the same free folder, and write into it alone"
     (here/"runs"/"smoke").mkdir(parents=True)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     finish([sys.executable, *torchrun, "-m", "tinyrope.train", *OPTIONS], cwd=here, env=environment)
@@ -74,6 +76,7 @@ def few_stories(monkeypatch):
 
 
 def test_a_study_of_a_user_leaves_the_results_of_the_project_alone(here, few_stories):
+    "The result of a study lies beside its runs"
     (here/"results").mkdir()
     plan = Plan("arms", "smoke", 2, here/"runs"/"studies")
     found = run_study(plan, device="cpu")
@@ -94,6 +97,7 @@ def test_names_of_runs_fit_into_the_paths_of_windows(study, size):
 
 
 def test_the_claims_say_where_their_results_lie(here):
+    "Without results/, the error says how to get them"
     from tinyrope.claims import claims_table
     advice = "git clone https://github.com/tinyrope/tinyrope"
     with pytest.raises(FileNotFoundError, match=advice): claims_table()

@@ -118,11 +118,13 @@ def answer(nothing_begins, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))
 def test_no_setting_takes_a_value_it_does_not_allow(answer, name):
+    "Each refusal names the setting"
     for odd in SETTINGS[name]:
         assert f"{name} must be" in answer("train", ["--set", f"{name}={odd}"]), odd[:50]
 
 
 def test_no_option_of_sampling_takes_a_value_it_does_not_allow(answer):
+    "Each odd value of each option is refused"
     assert len(SAMPLING) > 50
     for words in SAMPLING:
         said = answer("generate", ["Tom", words])
@@ -131,6 +133,7 @@ def test_no_option_of_sampling_takes_a_value_it_does_not_allow(answer):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_option_takes_a_number_that_makes_no_sense(answer, command):
+    "Each odd text is refused by each option that is a number"
     asked = [] if command == "train" else ["x"]
     for name in NUMBERS[command]:
         for odd in ODD_NUMBERS:
@@ -139,7 +142,7 @@ def test_no_option_takes_a_number_that_makes_no_sense(answer, command):
 
 
 def test_there_are_numbers_to_refuse():
-    "... or the tests above would hold of nothing"
+    "The tests above are not empty"
     assert sum(map(len, SETTINGS.values())) > 300
     assert {name for names in NUMBERS.values() for name in names} >= {
         "steps", "seed", "temperature", "max_new_tokens", "seeds", "minutes"}
@@ -147,6 +150,7 @@ def test_there_are_numbers_to_refuse():
 
 @pytest.mark.parametrize("config", [ModelConfig, TrainConfig, Sampling])
 def test_every_field_refuses_what_is_of_no_kind(config):
+    "Values of other types than the declared one raise ValueError"
     for f in fields(config):
         other = 1 if f.type is bool else True
         for odd in (math.nan, math.inf, -math.inf, [], {}, b"", object(), other):
@@ -154,6 +158,7 @@ def test_every_field_refuses_what_is_of_no_kind(config):
 
 
 def test_options_of_generate_are_the_fields_of_sampling():
+    "The command and the dataclass have the same names and defaults"
     options = parameters_of("generate")
     for f in fields(Sampling):
         assert f.name == "seed" or options[f.name].default == f.default, f.name
@@ -249,5 +254,6 @@ def short(line):
 
 @pytest.mark.parametrize("line, says", LINES, ids=[short(line) for line, _ in LINES])
 def test_odd_command_lines_are_refused(answer, line, says):
+    "The answer says what is wrong, and nothing was begun"
     name, *words = shlex.split(line)
     assert says in answer(name, words)

@@ -115,6 +115,7 @@ def close(weights, expected):
 # ---- what is shown
 
 def test_tokens_are_those_of_the_model(page, stories):
+    "The buttons of each story are its tokens"
     assert len(Select(find(page, "#story")).options) == len(stories) == 4
     for i, (names, _) in enumerate(stories):
         choose(page, story=i)
@@ -124,6 +125,7 @@ def test_tokens_are_those_of_the_model(page, stories):
 @pytest.mark.parametrize("story, layer, head, query", [
     (0, 0, 0, 4), (1, 5, 3, 2), (2, 3, 5, 40), (3, 5, 1, 47)])
 def test_weights_are_those_of_the_model(page, stories, story, layer, head, query):
+    "The weights of a head are those that the model computes"
     choose(page, story, layer, head)
     buttons(page)[query].click()
     assert current(page) == query
@@ -132,6 +134,7 @@ def test_weights_are_those_of_the_model(page, stories, story, layer, head, query
 
 
 def test_the_mean_over_heads_is_that_of_the_model(page, stories):
+    'The choice "mean" averages the heads of a layer'
     choose(page, 3, 1, "mean")
     buttons(page)[20].click()
     assert current(page) == 20
@@ -140,6 +143,7 @@ def test_the_mean_over_heads_is_that_of_the_model(page, stories):
 
 
 def test_pointing_at_a_token_shows_its_weight(page, stories):
+    "The tip names query and key, and their weight"
     choose(page, story=1, layer=2, head=4)
     (names, maps), query, key = stories[1], 5, 3
     buttons(page)[query].click()
@@ -160,6 +164,7 @@ def point_at(page, query, key, count):
 
 
 def test_pointing_at_the_map_shows_the_weight_and_clicking_chooses(page, stories):
+    "A cell of the map is a pair of query and key"
     choose(page, story=1, layer=2, head=4)
     names, maps = stories[1]
     point_at(page, len(names) - 1, 0, len(names))
@@ -173,6 +178,7 @@ def test_pointing_at_the_map_shows_the_weight_and_clicking_chooses(page, stories
 # ---- keys
 
 def test_arrows_step_through_the_story(page, stories):
+    "The arrow keys choose the next token and the one before"
     weights, body = stories[0][1][5].mean(0), find(page, "body")
     start = current(page)
     steps = ((Keys.ARROW_RIGHT, 1), (Keys.ARROW_RIGHT, 2), (Keys.ARROW_LEFT, 1))
@@ -183,6 +189,7 @@ def test_arrows_step_through_the_story(page, stories):
 
 
 def test_steps_end_with_the_story(page, stories):
+    "At the last token there is no next one; the button goes back"
     body, last = find(page, "body"), len(stories[0][0]) - 1
     for _ in range(last): body.send_keys(Keys.ARROW_RIGHT)
     assert current(page) == last and not find(page, "#on").is_enabled()
@@ -191,6 +198,7 @@ def test_steps_end_with_the_story(page, stories):
 
 
 def test_arrows_choose_when_a_choice_has_the_focus(page):
+    "The arrow keys then change the choice, not the token"
     before = current(page)
     find(page, "#head input[value='mean']").send_keys(Keys.ARROW_RIGHT)
     assert find(page, "#head :checked").get_attribute("value") == "0"
@@ -201,6 +209,7 @@ def test_arrows_choose_when_a_choice_has_the_focus(page):
 
 @pytest.mark.parametrize("width", [320, 375, 768, 1200])
 def test_nothing_is_wider_than_the_screen(page, width):
+    "The page needs no horizontal scrolling on small screens"
     screen = dict(width=width, height=700, deviceScaleFactor=1, mobile=width < 500)
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     choose(page, story=3)
@@ -221,6 +230,7 @@ def ground(page):
 
 
 def test_dark_turns_the_scale_round(page):
+    "Where dark colours are wished, the colour behind a token is another"
     light = ground(page)
     wish_for(page, "dark")
     WebDriverWait(page, 60).until(lambda _: ground(page) != light)

@@ -153,6 +153,7 @@ def test_killed_at_twenty_instants_and_resumed(straight, tmp_path, start, comple
 
 
 def test_a_process_that_dies_ends_the_others(tmp_path, start):
+    "The other process does not wait for ever, and says why it ends"
     folder = tmp_path/"run"
     process = start(*TWO, *LONG, "--set", "batch_size=8", "--out", folder)
     until(lambda: last(folder), process)
@@ -166,6 +167,7 @@ def test_a_process_that_dies_ends_the_others(tmp_path, start):
 # ---- stopped
 
 def test_sigterm_saves_and_prints_the_command_that_resumes(straight, tmp_path, start, environment):
+    "That command completes the run, to the bit"
     folder = tmp_path/"a run"
     process = start(*ONE, *LONG, "--out", folder)
     until(lambda: last(folder), process)
@@ -191,6 +193,7 @@ def test_the_same_seed_gives_the_same_log(one, tmp_path, complete):
 
 @pytest.mark.parametrize("two", [COPIES, SHARDS], ids=["copies", "shards"])
 def test_two_processes_make_the_one_process_run(one, tmp_path, complete, two):
+    "Copies of the model, or shards of it, change rounding only"
     complete(*two, "--out", tmp_path/"two")
     assert same_curve(tmp_path/"two", one)
 
@@ -201,6 +204,7 @@ def test_two_processes_make_the_one_process_run(one, tmp_path, complete, two):
     pytest.param(COPIES, ALONE, id="from copies to one"),
 ])
 def test_saved_by_some_resumed_by_others(one, tmp_path, start, complete, first, then):
+    "A checkpoint depends neither on the number of processes nor on shards"
     folder = tmp_path/"run"
     process = start(*first, "--out", folder)
     until(lambda: last(folder), process)
@@ -240,7 +244,7 @@ def begin_anew(folder):
 
 @pytest.mark.parametrize("resume", [False, True], ids=["new", "resumed"])
 def test_of_two_started_at_once_one_is_refused(one, tmp_path, start, resume):
-    "... also if it comes so late that the other has finished: a new run takes no folder of another"
+    "If it comes after the other has finished, a new run is refused because the folder is taken"
     folder = tmp_path/"run"
     if resume: shutil.copytree(one, folder)
     begin_anew(folder)
@@ -270,6 +274,7 @@ def orphans(tmp_path, start):
 
 
 def test_workers_whose_torchrun_was_killed_hold_their_run_and_stop(one, orphans, environment):
+    "Nobody else writes while they live; they end, and the run can be resumed"
     folder, workers = orphans
     again = [*ALONE, "--out", folder, "--resume"]
     refused = finish(again, status=1, env=environment)

@@ -42,6 +42,7 @@ def mirror():
 
 
 def test_settings_ini_mirrors_the_project(mirror):
+    "Name, description, versions, keywords and author are the same"
     project = PROJECT["project"]
     assert mirror["lib_name"] == project["name"]
     assert mirror["description"] == project["description"]
@@ -52,16 +53,19 @@ def test_settings_ini_mirrors_the_project(mirror):
 
 
 def test_settings_ini_mirrors_the_addresses(mirror):
+    "The addresses of repository and site are the same"
     urls = PROJECT["project"]["urls"]
     assert mirror["git_url"] == urls["Repository"]
     assert mirror["doc_host"] + mirror["doc_baseurl"] + "/" == urls["Documentation"]
 
 
 def test_settings_ini_mirrors_nbdev(mirror):
+    "The settings of nbdev are the same"
     for name in ("tst_flags", "title"): assert mirror[name] == PROJECT["tool"]["nbdev"][name]
 
 
 def test_constraints_name_what_was_tested():
+    "Each dependency has a version in constraints.txt"
     pins, extras = CONSTRAINTS.lower(), PROJECT["project"]["optional-dependencies"]
     assert "torch==2.13.0\n" in pins
     for need in PROJECT["project"]["dependencies"] + extras["dev"]:
@@ -69,6 +73,7 @@ def test_constraints_name_what_was_tested():
 
 
 def test_python_versions_are_those_that_are_tested():
+    "Workflow, classifiers and README name the same versions"
     workflow = (ROOT/".github"/"workflows"/"test.yaml").read_text()
     tested = re.findall(r'"(3\.\d+)"', re.search(r"python: \[(.*)\]", workflow)[1])
     classifiers = PROJECT["project"]["classifiers"]
@@ -88,12 +93,14 @@ def test_actions_are_pinned_by_hash(path):
 # ---- the README
 
 def test_readme_follows_the_index_notebook():
+    "Rendering the notebook gives the README and its picture"
     said, picture = render()
     assert README == said, "run python tests/readme.py"
     assert (ROOT/FIGURE).read_bytes() == picture
 
 
 def test_readme_says_what_the_default_run_reaches():
+    "Bits per byte, perplexity and minutes are those of the result"
     laptop = result("laptop")
     assert f"**{laptop['bits_per_byte']:.3f} bits per byte** on validation" in README
     assert f"perplexity {laptop['perplexity']:.2f}" in README
@@ -102,12 +109,14 @@ def test_readme_says_what_the_default_run_reaches():
 
 
 def test_readme_says_what_the_bundled_model_reaches():
+    "Bits per byte on the test stories are those of the result"
     bits = result("bundled")["test"]["bits_per_byte"]
     assert f"**{bits:.3f} bits per byte** on the test stories" in README
 
 
 @pytest.mark.parametrize("name", ["tinyrope", "tinyrope, compiled"])
 def test_readme_says_how_fast_a_step_is(name):
+    "The ratio to the other library's speed is that of the result"
     ratio = result("training")["groups"]["laptop"]["rows"][name]["ratio"]
     assert f"{ratio:.2f} times" in README
 
@@ -129,6 +138,7 @@ def test_lines_of_the_readme_work_in_every_shell():
 
 
 def test_pictures_of_the_readme_are_found_from_anywhere():
+    "PyPI shows the README too, so that addresses are absolute"
     assert re.findall(r"!\[.*?\]\((.*?)\)", README) == [ADDRESS + FIGURE]
 
 
@@ -142,6 +152,7 @@ def texts_of(cell):
 
 @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.name)
 def test_notebooks_show_no_machine_and_no_warning(path):
+    "Stored outputs hold no path, warning, progress bar or error"
     bad = re.compile(NAMES_OF_MACHINES + r"|C:\\\\|Warning:|it/s")
     for cell in cells_of(path):
         assert not bad.search(texts_of(cell)), (cell["id"], texts_of(cell)[:300])
@@ -161,6 +172,7 @@ def test_imports_stand_in_cells_of_their_own(path):
 # ---- assets
 
 def test_the_bundled_model_is_what_its_record_says():
+    "The files have the checksums of about.json, and fit into the package"
     folder = ASSETS/"bundled"
     known = json.loads((folder/"about.json").read_text())["sha256"]
     assert known == {name: sha256(folder/name) for name in known}
@@ -168,6 +180,7 @@ def test_the_bundled_model_is_what_its_record_says():
 
 
 def test_the_bundled_model_is_the_one_that_was_measured():
+    "The result was measured with these weights"
     weights = ASSETS/"bundled"/"model.safetensors"
     assert result("bundled")["model_sha256"] == sha256(weights)
 
@@ -189,12 +202,14 @@ def test_data_say_whose_they_are_and_what_was_changed(notice):
 
 
 def test_all_data_of_others_are_named(notice):
+    "The notice names each asset that is not the project's own"
     ours = {"attention.html", "tinystories-sources.tsv", "NOTICE.txt", "bundled"}
     kept = {f.name for f in ASSETS.iterdir() if not f.name.startswith(("LICENSE", "."))}
     assert not [name for name in kept - ours if name not in notice]
 
 
 def test_licences_are_packed():
+    "The wheel holds all licences and notices"
     assert "license: apache-2.0" in (ASSETS/"bundled"/"README.md").read_text()
     patterns = PROJECT["project"]["license-files"]
     packed = {path.name for pattern in patterns for path in ROOT.glob(pattern)}
@@ -205,6 +220,7 @@ def test_licences_are_packed():
 # ---- links
 
 def test_links_into_the_site_and_the_repository_lead_somewhere():
+    "Pages, headings and files that are linked exist"
     found = links()
     assert len(found) > 100
     assert [(page.name, target) for page, target in found if leads_nowhere(page, target)] == []
@@ -215,4 +231,5 @@ def test_links_into_the_site_and_the_repository_lead_somewhere():
     "https://tinyrope.github.io/tinyrope/train.html#no",
     "https://github.com/tinyrope/tinyrope/blob/main/no.md"])
 def test_broken_links_are_found(target):
+    "A page, heading or file that does not exist is noticed"
     assert leads_nowhere(ROOT/"nbs"/"index.ipynb", target)

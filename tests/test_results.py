@@ -64,15 +64,18 @@ def as_before(text, before, prose):
     ("0.1000000001 and 1e-8", "0.1 and 0.0"),
 ])
 def test_times_and_rounding_make_no_difference(text, before):
+    "Outputs that differ in times and last digits only are the same"
     assert as_before(text, before, prose=False)
 
 
 @pytest.mark.parametrize("text", ["loss 1.25", "loss 1.2345 ", "loss", "", "lost 1.2345"])
 def test_other_outputs_are_told_from_those_before(text):
+    "Another number, word or space is a difference"
     assert not as_before(text, "loss 1.2345", prose=False)
 
 
 def test_prose_is_compared_to_the_letter():
+    "In prose, the last digit counts"
     assert not as_before("0.8521", "0.8520", prose=True)
 
 
@@ -101,6 +104,7 @@ def test_page_says_what_its_code_says(page):
 
 
 def test_readme_has_the_verdicts_of_the_results(monkeypatch):
+    "The table of claims in the README is the one that results/ give"
     monkeypatch.chdir(ROOT)
     from tinyrope.claims import CLAIMS, claims_table
     assert len(CLAIMS) == 10
@@ -139,6 +143,7 @@ STUDIES = sorted((ROOT/"results").glob("study-*.json"))
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_a_study_says_how_it_was_made(path):
+    "Command, versions and data are in the file, and a row for each arm and seed"
     result = json.loads(path.read_text())
     assert path.stem == f"study-{result['command'].split()[1]}-{result['size']}"
     assert {"command", "date", "versions", "cpu", "corpus_sha256", "base", "arms", "rows",
@@ -149,5 +154,5 @@ def test_a_study_says_how_it_was_made(path):
 
 
 def test_there_are_studies():
-    "... or the test above would hold of nothing"
+    "The test above is not empty"
     assert len(STUDIES) >= 5

@@ -101,6 +101,7 @@ def meddled(tmp_path, monkeypatch):
 
 
 def test_a_run_that_is_being_written_is_refused_and_free_afterwards(straight, meddled):
+    "The other is told who writes, and changes nothing"
     folder, told = meddled
     assert len(told) == 4
     assert f"is being written by process {os.getpid()} on " in told[0]
@@ -111,6 +112,7 @@ def test_a_run_that_is_being_written_is_refused_and_free_afterwards(straight, me
 # ---- the best checkpoint
 
 def test_a_best_checkpoint_damaged_while_the_run_was_stopped(run, straight, capsys):
+    "It is named, and the best that is whole takes its place"
     make_best(run, 30)
     spoil(run/"checkpoints"/"step-0000030"/"model.safetensors")
     resume(run)
@@ -121,7 +123,7 @@ def test_a_best_checkpoint_damaged_while_the_run_was_stopped(run, straight, caps
 
 def test_a_best_checkpoint_damaged_before_the_end_is_not_sealed(
         straight, tmp_path, monkeypatch, capsys):
-    "... but the one that was the best before it"
+    "The one that was the best before it is sealed"
     folder, real = tmp_path/"run", training.fit
     def damaging(*args):
         done = real(*args)
@@ -134,6 +136,7 @@ def test_a_best_checkpoint_damaged_before_the_end_is_not_sealed(
 
 
 def test_the_best_weights_are_written_one_at_a_time(tmp_path, monkeypatch):
+    "No more than the largest tensor is in memory twice"
     import torch.distributed.checkpoint as dcp
     real, held = dcp.load, []
     def noting(tensors, **more):
@@ -167,7 +170,7 @@ def assert_restored(folder, straight, name):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
 @pytest.mark.parametrize("how", DAMAGES)
 def test_a_damaged_log_is_told_and_comes_back(run, straight, capsys, name, how):
-    "... and what it held is kept beside it, if it held anything"
+    "What it held is kept beside it, if it held anything"
     damaged = DAMAGES[how]((run/name).read_text())
     unfinished(run)
     (run/name).write_text(damaged)
@@ -180,6 +183,7 @@ def test_a_damaged_log_is_told_and_comes_back(run, straight, capsys, name, how):
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
 def test_a_deleted_log_is_told_and_comes_back(run, straight, capsys, name):
+    "The checkpoint has a copy of the log"
     unfinished(run)
     (run/name).unlink()
     resume(run)
@@ -188,6 +192,7 @@ def test_a_deleted_log_is_told_and_comes_back(run, straight, capsys, name):
 
 
 def test_an_emptied_history_of_a_finished_run_comes_back(run, straight, capsys):
+    "Reading it raises an error; resuming restores it"
     (run/"metrics.jsonl").write_text("")
     with pytest.raises(ValueError, match="metrics.jsonl is empty or gone"): Run(run).best
     resume(run)
@@ -196,12 +201,14 @@ def test_an_emptied_history_of_a_finished_run_comes_back(run, straight, capsys):
 
 
 def test_a_broken_row_is_named_to_readers(run):
+    "The error says which row of which file"
     text = (run/"metrics.jsonl").read_text().replace("{", "[", 1)
     (run/"metrics.jsonl").write_text(text)
     with pytest.raises(ValueError, match="row 1 of .*metrics.jsonl is damaged"): Run(run).metrics
 
 
 def test_rows_are_synced_before_the_checkpoint_that_counts_on_them(tmp_path, monkeypatch):
+    "After a power cut, no checkpoint is ahead of the log"
     synced, real = [], os.fsync
     def noting(fd):
         synced.append(os.fstat(fd).st_ino)
@@ -213,6 +220,7 @@ def test_rows_are_synced_before_the_checkpoint_that_counts_on_them(tmp_path, mon
 
 
 def test_metrics_are_plain_rows_for_pandas(straight):
+    "Other programs can read the log"
     pandas = pytest.importorskip("pandas")
     assert list(pandas.read_json(straight/"metrics.jsonl", lines=True)["step"]) == [10, 20, 30, 40]
 
@@ -233,6 +241,7 @@ def earlier(run):
 
 
 def test_an_earlier_run_opens_and_resumes_to_the_bit(earlier, straight):
+    "What that version did not write is not missed"
     assert Run(earlier).result == Run(straight).result
     unfinished(earlier)
     resume(earlier)
@@ -241,6 +250,7 @@ def test_an_earlier_run_opens_and_resumes_to_the_bit(earlier, straight):
 
 
 def test_an_earlier_run_with_a_broken_row_keeps_the_others_and_a_copy(earlier, capsys):
+    "Without a copy of the log, one row is lost, and named"
     first, second, *others = (earlier/"metrics.jsonl").read_text().splitlines(keepends=True)
     damaged = "".join([first, second.replace(":", ";", 1), *others])
     (earlier/"metrics.jsonl").write_text(damaged)
@@ -257,11 +267,13 @@ def assert_ends_twice(folder, capsys):
 
 
 def test_an_earlier_run_without_its_history_ends_all_the_same(earlier, capsys):
+    "The loss of the history is told"
     (earlier/"metrics.jsonl").unlink()
     assert_ends_twice(earlier, capsys)
 
 
 def test_an_earlier_run_with_an_empty_history_ends_all_the_same(earlier, capsys):
+    "The loss of the history is told"
     (earlier/"metrics.jsonl").write_text("")
     assert_ends_twice(earlier, capsys)
 
@@ -269,6 +281,7 @@ def test_an_earlier_run_with_an_empty_history_ends_all_the_same(earlier, capsys)
 # ---- a run that diverges
 
 def test_a_diverged_run_ends_in_a_sentence_each_time(tmp_path):
+    "Resuming it gives the same advice"
     for resuming in (False, True, True):
         with pytest.raises(FloatingPointError, match="lower learning rate"):
             train("smoke", out=tmp_path/"hot", resume=resuming, **DIVERGING)
@@ -279,11 +292,13 @@ def test_a_diverged_run_ends_in_a_sentence_each_time(tmp_path):
 @pytest.mark.parametrize("part, name, value", [
     ("model", "rope_base", 20000.), ("model", "position", "alibi"), ("train", "seed", 1)])
 def test_an_edited_configuration_is_refused(run, part, name, value):
+    "config.json has a checksum of its own"
     edit_json(run/"config.json", lambda config: config[part].update({name: value}))
     with pytest.raises(ValueError, match="config.json is damaged .*edited"): Run(run).model
 
 
 def test_an_edited_packed_run_is_refused(tmp_path):
+    "The record of a packed model has a checksum of its configuration"
     folder = Path(shutil.copytree(Run("bundled").folder, tmp_path/"packed"))
     before = (folder/"config.json").read_text()
     after = before.replace('"rope_base": 10000.0', '"rope_base": 20000.0')
@@ -298,12 +313,14 @@ KINDS = [b"null", b"[]", b"{}", b"{", b"[" * 10**5]
 @pytest.mark.parametrize("content", KINDS)
 @pytest.mark.parametrize("name", ["config.json", "result.json"])
 def test_json_of_another_kind_ends_in_a_sentence(run, name, content):
+    "Valid JSON that is no record, or too deep, is named as damaged"
     (run/name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name} (is damaged|holds neither)"): Run(run).result
 
 
 @pytest.mark.parametrize("content", KINDS)
 def test_no_run_goes_on_with_a_configuration_of_another_kind(run, content):
+    "Resuming names config.json, too"
     (run/"config.json").write_bytes(content)
     with pytest.raises(ValueError, match="config.json"): resume(run)
 
@@ -312,6 +329,7 @@ def test_no_run_goes_on_with_a_configuration_of_another_kind(run, content):
     dict(model=None), dict(train=[]), dict(model=dict(wings=2)), dict(model=dict(dim="wide")),
     dict(train=dict(wings=2))])
 def test_fields_of_another_kind_in_config_json_end_in_a_sentence(earlier, change):
+    "Without a checksum, each field is checked"
     (part, value), = change.items()
     def put(config): config[part] = config[part] | value if value else value
     edit_json(earlier/"config.json", put)
@@ -325,6 +343,7 @@ PROGRESS = [b'{"step": 40, "wings": 2}', b'{"step": "40"}', b'{"step": 39}']
 @pytest.mark.parametrize("name", ["progress.json", "sha256.json"])
 def test_damaged_records_of_a_checkpoint_are_named_and_passed_over(
         run, straight, capsys, name, content):
+    "The checkpoint before it is used, and the run comes out the same"
     newest = run/"checkpoints"/"step-0000040"
     if name == "progress.json": reseal(newest, name, content)
     else: (newest/name).write_bytes(content)
@@ -335,12 +354,14 @@ def test_damaged_records_of_a_checkpoint_are_named_and_passed_over(
 
 @pytest.mark.parametrize("content", [b"null\n", b"[1]\n", b"{}\n", b'{"step": "many"}\n'])
 def test_rows_of_another_kind_end_in_a_sentence(run, content):
+    "Valid JSON that is no row is named as damaged"
     (run/"metrics.jsonl").write_bytes(content + (run/"metrics.jsonl").read_bytes())
     with pytest.raises(ValueError, match="row 1 of .*metrics.jsonl is damaged"): Run(run).best
 
 
 @pytest.mark.parametrize("resuming", [True, False])
 def test_a_foreign_config_json_is_no_run(tmp_path, resuming):
+    "The folder of another model is not written into"
     (tmp_path/"llama").mkdir()
     (tmp_path/"llama"/"config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match="is no run of tinyrope"):
@@ -353,7 +374,7 @@ def test_a_foreign_config_json_is_no_run(tmp_path, resuming):
     "metrics.jsonl", "samples.jsonl", "curves.png", "config.json", "last", "model.safetensors",
     ".lock", "checkpoints/.step-0000050"])
 def test_links_in_a_run_folder_are_refused(run, tmp_path, name):
-    "... and what they lead to is left as it was"
+    "What they lead to is left as it was"
     outside = tmp_path/"outside"
     if (run/name).is_file(): shutil.move(run/name, outside)
     else: outside.write_text("mine")
@@ -365,6 +386,7 @@ def test_links_in_a_run_folder_are_refused(run, tmp_path, name):
 
 
 def test_only_checkpoints_that_the_run_wrote_are_removed(run, straight):
+    "Folders with similar names, and files, stay"
     place = run/"checkpoints"
     foreign = {"step-0000020-backup", "zstep-notes", "step-0000050.txt", "step-best"}
     for name in (*foreign, ".step-0000050", "step-0000060"): (place/name).mkdir()
@@ -376,6 +398,7 @@ def test_only_checkpoints_that_the_run_wrote_are_removed(run, straight):
 
 
 def test_only_half_written_files_of_the_run_are_removed(run):
+    "A file with a similar name stays"
     leftovers, foreign = (".model.safetensors-a1b2c3d4", ".last-12345678"), ".model.safetensors-copy"
     for name in (*leftovers, foreign): (run/name).write_text("half")
     resume(run)
@@ -385,6 +408,7 @@ def test_only_half_written_files_of_the_run_are_removed(run):
 
 @pytest.mark.parametrize("read", [resume, lambda folder: Run(folder).model], ids=["resume", "open"])
 def test_further_weights_in_a_checkpoint_are_refused(run, read):
+    "A file that has no checksum is not read, and not removed"
     unfinished(run, 40)
     older, newest = checkpoints(run)
     shutil.copy(older/"model.safetensors", newest/"a.safetensors")
@@ -398,7 +422,7 @@ class Bomb:
 
 
 def test_the_bomb_goes_off_where_it_is_unpickled(tmp_path, monkeypatch):
-    "... or the test below would hold of nothing"
+    "The test below can fail"
     monkeypatch.chdir(tmp_path)
     pickle.loads(pickle.dumps(Bomb()))
     assert Path("unpickled").exists()
@@ -406,6 +430,7 @@ def test_the_bomb_goes_off_where_it_is_unpickled(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("read", [resume, lambda folder: Run(folder).model], ids=["resume", "open"])
 def test_a_pickle_with_right_checksums_is_refused(run, tmp_path, monkeypatch, read):
+    "The checkpoint is refused, and nothing is unpickled"
     monkeypatch.chdir(tmp_path)
     unfinished(run, 40)
     reseal(checkpoints(run)[-1], "model.safetensors", pickle.dumps(Bomb()))
@@ -414,6 +439,7 @@ def test_a_pickle_with_right_checksums_is_refused(run, tmp_path, monkeypatch, re
 
 
 def test_a_tokenizer_of_the_users_own_is_not_written_over(tmp_path):
+    "A folder that holds other files is not taken for a run"
     (tmp_path/"mine").mkdir()
     (tmp_path/"mine"/"tokenizer.json").write_text("mine")
     with pytest.raises(FileExistsError, match="is not a run"):
@@ -424,6 +450,7 @@ def test_a_tokenizer_of_the_users_own_is_not_written_over(tmp_path):
 # ---- told early
 
 def test_a_folder_that_cannot_be_written_is_told_before_tokenizing(tmp_path, monkeypatch):
+    "The error comes before any text is read"
     def prepare(*args): pytest.fail("text was read before")
     monkeypatch.setattr(training, "prepare", prepare)
     (tmp_path/"file").write_text("")
@@ -432,6 +459,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_tokenizing(tmp_path, mon
 
 
 def test_a_context_of_one_token_is_refused_before_training(tmp_path):
+    "Nothing is written"
     with pytest.raises(ValueError, match="seq_len must be"):
         train("smoke", out=tmp_path/"run", seq_len=1, **QUICK)
     assert not (tmp_path/"run").exists()
@@ -454,7 +482,7 @@ def fill_disk(monkeypatch, name):
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks Linux which file is synced")
 @pytest.mark.parametrize("name", ["metrics.jsonl", "result.json", "model.safetensors", "last"])
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch, name):
-    "... and once there is room again, the run goes on and leaves nothing half-written"
+    "Once there is room again, the run goes on and leaves nothing half-written"
     with monkeypatch.context() as changed:
         fill_disk(changed, name)
         with pytest.raises(OSError, match=f"the disk is full: .*{name} was not written"):

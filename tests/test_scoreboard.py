@@ -24,6 +24,7 @@ def of_hugging_face(tokenizer):
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_regular_expression_without_end_is_told_in_one_sentence(endless, wrapped):
+    "The panic of the library becomes a ValueError"
     tokenizer = of_hugging_face(endless) if wrapped else endless
     with pytest.raises(ValueError, match="the tokenizer fails at this text") as e:
         check_tokens(Transformer(SIZES["smoke"]), tokenizer, ["a"*40 + "b"])
@@ -32,6 +33,7 @@ def test_a_regular_expression_without_end_is_told_in_one_sentence(endless, wrapp
 
 @pytest.mark.parametrize("size", [2**62, 2**20, 0])
 def test_a_header_larger_than_its_file_is_told_in_one_sentence(tmp_path, size):
+    "A damaged file of weights becomes a ValueError"
     pytest.importorskip("transformers")
     (tmp_path/"config.json").write_text('{"model_type": "llama", "num_hidden_layers": 1}')
     (tmp_path/"model.safetensors").write_bytes(size.to_bytes(8, "little") + b"{}")

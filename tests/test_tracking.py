@@ -74,17 +74,20 @@ def best_so_far(rows):
 
 
 def test_the_tracker_has_the_rows_of_the_log(tracked):
+    "Each row of metrics.jsonl was sent, with all its columns"
     given = [{name: h[name] for name in NAMES} for h in tracked.history]
     assert given == [{name: row[name] for name in NAMES} for row in tracked.rows]
     assert len(given) == 6
 
 
 def test_curves_are_drawn_over_steps(tracked):
+    "The step of training is the horizontal axis"
     assert any(m.step_metric == "step" for m in of_kind(tracked.records, "metric"))
 
 
 @pytest.mark.parametrize("name", ["attention_1", "attention_2"])
 def test_attention_is_drawn_whenever_the_model_is_the_best_yet(tracked, name):
+    "At these evaluations a PNG of each layer was sent"
     drawn = [i for i, h in enumerate(tracked.history) if f"{name}/path" in h]
     assert drawn and drawn == best_so_far(tracked.rows)
     for i in drawn:
@@ -93,6 +96,7 @@ def test_attention_is_drawn_whenever_the_model_is_the_best_yet(tracked, name):
 
 
 def test_the_last_table_of_stories_has_all_that_were_told_until_then(tracked):
+    "The table holds step, prompt and text of each sample"
     last = best_so_far(tracked.rows)[-1]
     table = json.loads((tracked.files/tracked.history[last]["samples/path"]).read_text())
     told = [s for s in rows(tracked.folder, "samples.jsonl")
@@ -102,6 +106,7 @@ def test_the_last_table_of_stories_has_all_that_were_told_until_then(tracked):
 
 
 def test_the_tracker_has_the_configuration_of_the_run(tracked):
+    "All of config.json was sent, with the checksum of the data"
     config = {}
     for r in of_kind(tracked.records, "run"): config |= values(r.config.update)
     written = json.loads((tracked.folder/"config.json").read_text())
@@ -111,11 +116,13 @@ def test_the_tracker_has_the_configuration_of_the_run(tracked):
 
 @pytest.mark.parametrize("what", ["init", "log"])
 def test_a_tracker_that_fails_stops_nothing(tmp_path, environment, what):
+    "The run comes to its end, and says that it goes on without it"
     done = finish([sys.executable, "-c", FAILING, what], cwd=tmp_path, env=environment)
     assert "the run goes on without it" in done.stderr
     assert len(rows(tmp_path/"run")) == 2
 
 
 def test_nothing_is_tracked_unasked(run, tmp_path):
+    "Without --wandb no file of the tracker is written"
     run("tinyrope-train", *SMOKE, "--steps", "10", "--set", "max_stories=60")
     assert not list(tmp_path.rglob("*wandb*"))
