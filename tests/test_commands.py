@@ -171,10 +171,9 @@ MISTAKES = [
 
 @pytest.mark.parametrize("line, says", MISTAKES, ids=[line for line, _ in MISTAKES])
 def test_mistakes_end_in_one_sentence(run, tmp_path, line, says):
-    "The exit status is 1, stderr holds one line, and nothing was written"
-    done = run(*line.split(), status=1)
-    assert says in done.stderr and "Traceback" not in done.stderr
-    assert done.stderr.count("\n") == 1
+    "The exit status is 1, the last line of stderr says why, and nothing was written"
+    told = run(*line.split(), status=1).stderr
+    assert says in told.splitlines()[-1] and "Traceback" not in told
     assert not (tmp_path/"runs").exists()
 
 
@@ -230,8 +229,8 @@ def leave(process):
 @pytest.mark.parametrize("errors", [subprocess.PIPE, subprocess.STDOUT], ids=["stdout", "both"])
 def test_training_goes_on_without_its_reader(piped, tmp_path, errors):
     "A run whose output nobody reads any more comes to its end"
-    how = "--steps 30 --set eval_every=2 --set eval_blocks=4 --out a".split()
-    process = piped(*SMOKE, *how, errors=errors)
+    how = "--steps 30 --set eval_every=3 --set eval_blocks=4 --set max_stories=60 --out a"
+    process = piped(*SMOKE, *how.split(), errors=errors)
     assert "step" in process.stdout.readline()
     status, said = leave(process)
     assert status == 0 and "Traceback" not in said and "BrokenPipe" not in said
