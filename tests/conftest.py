@@ -46,7 +46,8 @@ def program(name):
 
 def finish(command, status=0, **options):
     "Run a program to its end; it has to end with `status`. Returns what it printed, as text"
-    options = dict(capture_output=True, text=True, encoding="utf-8", timeout=HUNG) | options
+    text = dict(encoding="utf-8", errors="replace")
+    options = dict(capture_output=True, timeout=HUNG) | text | options
     done = subprocess.run([str(word) for word in command], **options)
     assert done.returncode == status, (
         f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")

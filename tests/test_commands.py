@@ -163,13 +163,14 @@ MISTAKES = [
     ("tinyrope-train --set corpus=missing.txt", "no corpus 'missing.txt'"),
     ("tinyrope-train --set batch_size=1000000", "seq_len or n_layers smaller"),
     ("tinyrope-generate Tom --model nowhere", "no run at nowhere"),
+    ("tinyrope-generate Tom\udcff --model bundled", "the prompt is not valid UTF-8"),
     ("tinyrope-generate Tom --model bundled --top-k 99999", "exceeds the vocabulary"),
     ("tinyrope-evaluate bundled --text missing.txt", "no file missing.txt"),
     ("tinyrope-study depth --size huge", "unknown size 'huge'"),
 ]
 
 
-@pytest.mark.parametrize("line, says", MISTAKES, ids=[line for line, _ in MISTAKES])
+@pytest.mark.parametrize("line, says", MISTAKES, ids=[ascii(line) for line, _ in MISTAKES])
 def test_mistakes_end_in_one_sentence(run, tmp_path, line, says):
     "The exit status is 1, the last line of stderr says why, and nothing was written"
     told = run(*line.split(), status=1).stderr
