@@ -16,7 +16,7 @@ EXCEPTIONS = Path(__file__).with_name("plan.json")
 # A module imports only what stands before it, in its functions too
 ORDER = """settings kernels rope attention model plotting testing store corpora ledger data metrics
     processes optim run_folder checkpoint memory tracking prepare speed job train generation
-    eval_attention attention_page studies scoreboard stories claims commands""".split()
+    eval_attention attention_page studies atlas scoreboard stories claims commands""".split()
 
 LIMITS = {"lines": 500, "names": 30, "over 100": 2, "over 120": 0, "median": 6, "longest": 25,
           "class": 45, "prose": .6, "parameters": 5}
@@ -25,18 +25,22 @@ AT_LEAST = {"prose"}                                    # the other limits are u
 
 
 def modules():
+    "The modules of the package"
     return [p for p in sorted((ROOT/"tinyrope").glob("*.py")) if not p.stem.startswith("_")]
 
 
 def notebooks():
+    "The notebooks"
     return sorted((ROOT/"nbs").glob("*.ipynb"))
 
 
 def text(cell):
+    "What stands in a cell"
     return "".join(cell["source"])
 
 
 def cells_of(path):
+    "The cells of a notebook"
     return json.loads(path.read_text(encoding="utf-8"))["cells"]
 
 
@@ -91,6 +95,7 @@ def code_of(path):
 # ---- modules
 
 def public_names(source):
+    "The names that a module exports"
     listed = re.search(r"(?ms)^__all__ = (\[.*?\])\n", source)
     return ast.literal_eval(listed[1]) if listed else []
 
@@ -132,47 +137,65 @@ def sizes(path):
 
 
 def longest(found, *kinds):
+    "Lines of the longest cell of some kinds"
     return max((n for n, kind in found if kind in kinds), default=0)
 
 
 def is_title(cell):
+    "Is a cell a title, and a line that promises one thing?"
     lines = text(cell).splitlines()
     return bool(len(lines) == 2 and lines[0].startswith("# ") and lines[1].startswith("> "))
 
 
 # ---- all of it
 
-def measure():
-    "All measures: kind → name → value"
-    found = {kind: {} for kind in LIMITS}
-    for path in modules():
-        source = path.read_text(encoding="utf-8")
-        found["lines"][path.stem] = len(source.splitlines())
-        found["names"][path.stem] = len(public_names(source))
-        found["parameters"].update(many_parameters(path))
+def measure_module(path):
+    "Kind → name → value, of a module"
+    source = path.read_text(encoding="utf-8")
+    return {"lines": {path.stem: len(source.splitlines())},
+            "names": {path.stem: len(public_names(source))},
+            "parameters": dict(many_parameters(path))}
+
+
+def measure_notebook(path):
+    "Kind → name → value, of a notebook; nothing if it has no code of its own"
+    cells, own = cells_of(path), sizes(path)
+    if not own: return {}
+    prose = sum(c["cell_type"] == "markdown" for c in cells)
+    return {"median": {path.name: statistics.median(n for n, _ in own)},
+            "longest": {path.name: longest(own, "code")},
+            "class": {path.name: longest(own, "class")},
+            "prose": {path.name: round(prose/(len(cells) - prose), 2)}}
+
+
+def measure_widths():
+    "Kind → name → value, of all code"
     code = {path.name: code_of(path) for path in notebooks()}
     for path in [*modules(), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("tests/*.py")]:
         name = path.relative_to(ROOT).as_posix()
         code[name] = written(path.read_text(encoding="utf-8"))
-    for name, lines in code.items():
-        found["over 100"][name], found["over 120"][name] = widths(lines)
-    for path in notebooks():
-        cells, own = cells_of(path), sizes(path)
-        if not own: continue
-        prose = sum(c["cell_type"] == "markdown" for c in cells)
-        found["median"][path.name] = statistics.median(n for n, _ in own)
-        found["longest"][path.name] = longest(own, "code")
-        found["class"][path.name] = longest(own, "class")
-        found["prose"][path.name] = round(prose/(len(cells) - prose), 2)
+    found = {name: widths(lines) for name, lines in code.items()}
+    return {"over 100": {name: share for name, (share, _) in found.items()},
+            "over 120": {name: count for name, (_, count) in found.items()}}
+
+
+def measure():
+    "All measures: kind → name → value"
+    found = {kind: {} for kind in LIMITS}
+    parts = [*map(measure_module, modules()), *map(measure_notebook, notebooks()), measure_widths()]
+    for part in parts:
+        for kind, values in part.items(): found[kind].update(values)
     return found
 
 
 def within(kind, name, value, limit=None):
+    "Does a value keep to a limit: the one given, or the one of its kind?"
     limit = OWN.get((kind, name), LIMITS[kind]) if limit is None else limit
     return value >= limit if kind in AT_LEAST else value <= limit
 
 
 def exceptions():
+    "What may be beyond its limit, and how far: kind → name → value"
     return json.loads(EXCEPTIONS.read_text(encoding="utf-8"))
 
 
@@ -191,6 +214,7 @@ def ratchet():
 
 
 def show():
+    "Print all measures"
     for kind, rows in measure().items():
         print(f"\n{kind} (limit {LIMITS[kind]})")
         for name, value in rows.items():

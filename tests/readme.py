@@ -1,39 +1,47 @@
 """Render nbs/index.ipynb as README.md: `python tests/readme.py`."""
 import base64
-import json
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from measures import ROOT, cells_of, text
+
 FIGURE = "nbs/images/readme.png"
-ADDRESS = "https://raw.githubusercontent.com/tinyrope/tinyrope/main/"       # the README is shown where the picture is not, too
+# the README is shown where the picture is not, too
+ADDRESS = "https://raw.githubusercontent.com/tinyrope/tinyrope/main/"
 
 
 def option(cell, name):
-    "Return an option of a cell, or None"
-    found = re.search(rf'^#\| {name}: "(.*)"$', "".join(cell["source"]), re.MULTILINE)
+    "An option of a cell, or None"
+    found = re.search(rf'^#\| {name}: "(.*)"$', text(cell), re.MULTILINE)
     return found and found[1]
 
 
+def figure(cell):
+    "The link to the picture that a cell draws, with its caption below"
+    caption = option(cell, "fig-cap")
+    alternative = option(cell, "fig-alt") or caption
+    return f"![{alternative}]({ADDRESS}{FIGURE})\n\n*{caption}*"
+
+
 def render():
-    "Return the text of the README and the picture it shows"
-    notebook, parts, picture = json.loads((ROOT/"nbs"/"index.ipynb").read_text(encoding="utf-8")), [], None
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "markdown": parts.append("".join(cell["source"]))
-        elif "#| hide" not in "".join(cell["source"]):
-            for output in cell["outputs"]:
-                data = output.get("data", {})
-                if "text/markdown" in data: parts.append("".join(data["text/markdown"]))
-                if "image/png" in data:
-                    picture = base64.b64decode(data["image/png"])
-                    caption = option(cell, "fig-cap")
-                    alternative = option(cell, "fig-alt") or caption
-                    parts.append(f"![{alternative}]({ADDRESS}{FIGURE})\n\n*{caption}*")
+    "The text of the README, and the picture that it shows"
+    parts, picture = [], None
+    for cell in cells_of(ROOT/"nbs"/"index.ipynb"):
+        if cell["cell_type"] == "markdown": parts.append(text(cell))
+        if cell["cell_type"] != "code" or "#| hide" in text(cell): continue
+        for data in (output.get("data", {}) for output in cell["outputs"]):
+            if "text/markdown" in data: parts.append("".join(data["text/markdown"]))
+            if "image/png" in data:
+                picture = base64.b64decode(data["image/png"])
+                parts.append(figure(cell))
     return "\n\n".join(parts) + "\n", picture
 
 
-if __name__ == "__main__":
-    text, picture = render()
-    (ROOT/"README.md").write_text(text, encoding="utf-8")
+def main():
+    "Write the README and its picture"
+    said, picture = render()
+    (ROOT/"README.md").write_text(said, encoding="utf-8")
     (ROOT/FIGURE).parent.mkdir(exist_ok=True)
     (ROOT/FIGURE).write_bytes(picture)
+
+
+if __name__ == "__main__": main()

@@ -1,6 +1,5 @@
-"""The pages of the documentation, as nbdev prepares them for Quarto, show what the notebooks say."""
+"""The pages of the documentation show what the notebooks say, as nbdev prepares them for Quarto."""
 import ast
-import json
 import re
 import shutil
 import subprocess
@@ -12,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import ROOT
-
+from conftest import ROOT, finish
+from measures import cells_of, notebooks, text
 from tinyrope.generation import Sampling
 from tinyrope.model import ModelConfig
 from tinyrope.train import TrainConfig
@@ -28,15 +27,13 @@ if __name__ == "__main__":
 """     # what `nbdev-docs` does before it calls Quarto
 
 PROJECT = tomllib.loads((ROOT/"pyproject.toml").read_text(encoding="utf-8"))
+SCRIPTS = PROJECT["project"]["scripts"]
 COMMANDS = {name: target.removeprefix("tinyrope.").split(":")
-            for name, target in PROJECT["project"]["scripts"].items() if target.startswith("tinyrope.")}
-
-
-def text(cell):
-    return "".join(cell["source"])
+            for name, target in SCRIPTS.items() if target.startswith("tinyrope.")}
 
 
 def code_of(cells):
+    "The cells of code"
     return [c for c in cells if c["cell_type"] == "code"]
 
 
@@ -47,6 +44,7 @@ def options(cell):
 
 
 def files(folder):
+    "All files in a folder, but those that are prepared for Quarto"
     found = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     return {p.as_posix() for p in found if "_proc" not in p.parts}
 
@@ -66,15 +64,11 @@ def site(tmp_path_factory):
         shutil.copytree(ROOT/folder, place/folder, ignore=skip)
     for file in ("pyproject.toml", "settings.ini"): shutil.copy(ROOT/file, place)
     before = files(place) - {"nbs/sidebar.yml"}             # it may lie there from an earlier build
-    done = subprocess.run([sys.executable, "-c", PREPARE], cwd=place, capture_output=True,
-                          text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    pages = []
-    for path in sorted((place/"_proc").glob("*.ipynb")):
-        source, page = (json.loads(p.read_text(encoding="utf-8"))["cells"]
-                        for p in (place/"nbs"/path.name, path))
-        pages.append(SimpleNamespace(name=path.name, source=source, cells=page))
-    assert {p.name for p in pages} == {p.name for p in (ROOT/"nbs").glob("*.ipynb")}
+    finish([sys.executable, "-c", PREPARE], cwd=place)
+    pages = [SimpleNamespace(name=path.name, source=cells_of(place/"nbs"/path.name),
+                             cells=cells_of(path))
+             for path in sorted((place/"_proc").glob("*.ipynb"))]
+    assert [p.name for p in pages] == [p.name for p in notebooks()]
     return SimpleNamespace(pages=pages, folder=place/"_proc", made=files(place) - before)
 
 
@@ -86,10 +80,12 @@ def documented(page):
 
 
 def signature(shown):
+    "The signature in what `show_doc` wrote"
     return re.search(r"```python\n(.*?)```", shown, re.S)[1]
 
 
 def signatures(site):
+    "All signatures of the site, each with its page and its name"
     return [(p.name, name, signature(shown)) for p in site.pages for name, shown in documented(p)]
 
 
@@ -198,6 +194,7 @@ def test_definitions_are_documented_before_their_code(site):
 
 
 def test_what_the_pages_ask_for_exists(site):
+    "Styles, metadata, resources"
     settings = yaml.safe_load((site.folder/"_quarto.yml").read_text(encoding="utf-8"))
     asked = [settings["format"]["html"]["css"], *settings["metadata-files"],
              *settings["project"]["resources"]]
@@ -205,10 +202,12 @@ def test_what_the_pages_ask_for_exists(site):
 
 
 def test_preparing_leaves_nothing_untracked(site):
+    "Git tracks or ignores each file that the build makes"
     assert not [path for path in site.made if untracked(path)]
 
 
 def test_the_sidebar_lists_each_page_once(site):
+    "Each page can be reached, and from one place"
     def entries(contents):
         return [e for c in contents for e in (entries(c["contents"]) if "contents" in c else [c])]
     sidebar = yaml.safe_load((site.folder/"sidebar.yml").read_text(encoding="utf-8"))
@@ -229,6 +228,7 @@ def test_pictures_say_what_is_seen(site):
 
 
 def test_signatures_are_as_written(site):
+    "No signature shows an object where the code has an expression"
     strange = re.compile(r"__main__|<lambda>|_ArrayFunctionDispatcher|<function|<class| at 0x")
     found = [(page, name, m[0]) for page, name, code in signatures(site)
              if (m := strange.search(code))]
@@ -236,6 +236,7 @@ def test_signatures_are_as_written(site):
 
 
 def test_signatures_are_no_wider_than_code(site):
+    "No line of a signature is over 100 columns"
     wide = [(page, name, len(line)) for page, name, code in signatures(site)
             for line in code.splitlines() if len(line) > 100]
     assert not wide, few(wide)
@@ -243,6 +244,7 @@ def test_signatures_are_no_wider_than_code(site):
 
 @pytest.mark.parametrize("config", [ModelConfig, TrainConfig, Sampling])
 def test_the_fields_of_a_configuration_are_explained(site, config):
+    "The table of a configuration has a row with a text for each field"
     shown, = (said for p in site.pages for name, said in documented(p) if name == config.__name__)
     rows = dict(re.findall(r"(?m)^\| `(\w+):.*\| (.+) \|$", shown))
     assert list(rows) == [f.name for f in fields(config)]
@@ -250,6 +252,7 @@ def test_the_fields_of_a_configuration_are_explained(site, config):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_explained(site, command):
+    "The page of a command says what it does and what its arguments mean"
     module, function = COMMANDS[command]
     page, = (p for p in site.pages for c in p.source if options(c).get("default_exp") == module)
     shown = dict(documented(page))[function]
@@ -264,6 +267,7 @@ def test_a_name_is_documented_once(site):
 
 
 def test_the_workflow_builds_proposals_and_publishes_main_only():
+    "No pull request has the permission to publish"
     path = ROOT/".github"/"workflows"/"docs.yaml"
     workflow = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
     assert {"push", "pull_request"} <= workflow["on"].keys()

@@ -1,69 +1,128 @@
 """What Weights & Biases was given, read back from its offline files."""
 import json
 import struct
-import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from conftest import finish, program, rows
 
-NAMES = ("step", "epoch", "tokens", "train_loss", "train_perplexity", "val_loss", "val_perplexity", "val_bits_per_byte", "learning_rate", "grad_norm",
+NAMES = ("step", "epoch", "tokens", "train_loss", "train_perplexity", "val_loss",
+         "val_perplexity", "val_bits_per_byte", "learning_rate", "grad_norm",
          "tokens_per_second", "mfu")
-CODE = """
+SMOKE = "--preset smoke --device cpu --set eval_every=10 --out run".split()
+FAILING = """
 import sys, wandb
 from tinyrope.train import train
 def fails(*args, **kwargs): raise RuntimeError("no luck")
-if "{what}" == "init": wandb.init = fails
+if sys.argv[1] == "init": wandb.init = fails
 else: wandb.Image = fails
-train("smoke", out="run", device="cpu", steps=20, eval_every=10, wandb="offline")
+train("smoke", out="run", device="cpu", steps=20, eval_every=10, max_stories=60, wandb="offline")
 """
+BLOCK, HEADER, WHOLE, LAST = 32768, 7, 1, 4     # of LevelDB's log: bytes, and kinds of parts
 
 
 def records(path):
-    """The records of a .wandb file, which has the format of LevelDB's log: blocks of 32 KiB, records in one or several parts.
+    """The records of a .wandb file, which has the format of LevelDB's log.
 
-    Only wandb-core, written in Go, reads such files: the Python package (0.31) has no reader, public or not. The records
-    themselves are read by its own protocol buffers."""
+    It has blocks of 32 KiB, and records in one or several parts. Only wandb-core, written in Go,
+    reads such files: the Python package (0.31) has no reader, public or not. The records
+    themselves are read by its own protocol buffers.
+    """
     from wandb.proto.wandb_internal_pb2 import Record
-    data, at, part = path.read_bytes(), 7, b""
-    while at + 7 <= len(data):
-        if 32768 - at % 32768 < 7: at += 32768 - at % 32768
-        _, size, kind = struct.unpack("<IHB", data[at:at+7])
-        part, at = part + data[at+7:at+7+size], at + 7 + size
-        if kind in (1, 4):
+    data, at, part = path.read_bytes(), HEADER, b""
+    while at + HEADER <= len(data):
+        left = BLOCK - at % BLOCK
+        if left < HEADER: at += left
+        _, size, kind = struct.unpack("<IHB", data[at:at+HEADER])
+        at += HEADER
+        part, at = part + data[at:at+size], at + size
+        if kind in (WHOLE, LAST):
             yield Record.FromString(part)
             part = b""
 
 
-def test_offline_tracking_holds_what_the_run_measured(run, tmp_path):
-    run("tinyrope-train", "--preset", "smoke", "--device", "cpu", "--steps", "60", "--set", "eval_every=10", "--wandb", "offline", "--out", "run")
-    place, = (tmp_path/"run"/"wandb").glob("offline-run-*")
-    found = list(records(next(place.glob("*.wandb"))))
-    rows = [json.loads(line) for line in (tmp_path/"run"/"metrics.jsonl").read_text().splitlines()]
+def of_kind(found, kind):
+    "The records of a kind"
+    return [getattr(r, kind) for r in found if r.WhichOneof("record_type") == kind]
 
-    history = [{item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in r.history.item} for r in found if r.WhichOneof("record_type") == "history"]
-    assert [{n: h[n] for n in NAMES} for h in history] == [{n: row[n] for n in NAMES} for row in rows]
-    assert any(r.metric.step_metric == "step" for r in found if r.WhichOneof("record_type") == "metric")
 
-    best = [i for i, row in enumerate(rows) if row["val_loss"] == min(r["val_loss"] for r in rows[:i+1])]
-    for name in ("attention_1", "attention_2"):
-        assert [i for i, h in enumerate(history) if f"{name}/path" in h] == best
-        for i in best: assert (place/"files"/history[i][f"{name}/path"]).read_bytes().startswith(b"\x89PNG")
-    table = json.loads((place/"files"/history[best[-1]]["samples/path"]).read_text())
-    samples = [json.loads(line) for line in (tmp_path/"run"/"samples.jsonl").read_text().splitlines()]
-    assert table["data"] == [[s["step"], s["prompt"], s["text"]] for s in samples if s["step"] <= rows[best[-1]]["step"] and not s.get("final")]
+def values(items):
+    "Name → value of what a record lists"
+    names = [item.key or "/".join(item.nested_key) for item in items]
+    return {name: json.loads(item.value_json) for name, item in zip(names, items)}
 
-    config = {u.key: json.loads(u.value_json) for r in found if r.WhichOneof("record_type") == "run" for u in r.run.config.update}
-    written = json.loads((tmp_path/"run"/"config.json").read_text())
-    assert {k: config[k] for k in written} == written and len(written["train_sha256"]) == 64
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory, environment):
+    "A run that was tracked offline: its folder, its rows, the files of the tracker, its records"
+    place = tmp_path_factory.mktemp("tracked")
+    command = [program("tinyrope-train"), *SMOKE, "--steps", "60", "--wandb", "offline"]
+    finish(command, cwd=place, env=environment)
+    folder = place/"run"
+    offline, = (folder/"wandb").glob("offline-run-*")
+    found = list(records(next(offline.glob("*.wandb"))))
+    history = [values(r.item) for r in of_kind(found, "history")]
+    return SimpleNamespace(folder=folder, rows=rows(folder), files=offline/"files",
+                           records=found, history=history)
+
+
+def best_so_far(rows):
+    "The places of rows whose validation loss is the lowest up to them"
+    losses = [row["val_loss"] for row in rows]
+    return [i for i, loss in enumerate(losses) if loss == min(losses[:i+1])]
+
+
+def test_the_tracker_has_the_rows_of_the_log(tracked):
+    "Each row of metrics.jsonl was sent, with all its columns"
+    given = [{name: h[name] for name in NAMES} for h in tracked.history]
+    assert given == [{name: row[name] for name in NAMES} for row in tracked.rows]
+    assert len(given) == 6
+
+
+def test_curves_are_drawn_over_steps(tracked):
+    "The step of training is the horizontal axis"
+    assert any(m.step_metric == "step" for m in of_kind(tracked.records, "metric"))
+
+
+@pytest.mark.parametrize("name", ["attention_1", "attention_2"])
+def test_attention_is_drawn_whenever_the_model_is_the_best_yet(tracked, name):
+    "At these evaluations a PNG of each layer was sent"
+    drawn = [i for i, h in enumerate(tracked.history) if f"{name}/path" in h]
+    assert drawn and drawn == best_so_far(tracked.rows)
+    for i in drawn:
+        picture = tracked.files/tracked.history[i][f"{name}/path"]
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_last_table_of_stories_has_all_that_were_told_until_then(tracked):
+    "The table holds step, prompt and text of each sample"
+    last = best_so_far(tracked.rows)[-1]
+    table = json.loads((tracked.files/tracked.history[last]["samples/path"]).read_text())
+    told = [s for s in rows(tracked.folder, "samples.jsonl")
+            if s["step"] <= tracked.rows[last]["step"] and not s.get("final")]
+    assert table["data"] == [[s["step"], s["prompt"], s["text"]] for s in told]
+    assert told
+
+
+def test_the_tracker_has_the_configuration_of_the_run(tracked):
+    "All of config.json was sent, with the checksum of the data"
+    config = {}
+    for r in of_kind(tracked.records, "run"): config |= values(r.config.update)
+    written = json.loads((tracked.folder/"config.json").read_text())
+    assert {name: config[name] for name in written} == written
+    assert len(written["train_sha256"]) == 64
 
 
 @pytest.mark.parametrize("what", ["init", "log"])
 def test_a_tracker_that_fails_stops_nothing(tmp_path, environment, what):
-    done = subprocess.run([sys.executable, "-c", CODE.format(what=what)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and "the run goes on without it" in done.stderr, done.stderr
-    assert len((tmp_path/"run"/"metrics.jsonl").read_text().splitlines()) == 2
+    "The run comes to its end, and says that it goes on without it"
+    done = finish([sys.executable, "-c", FAILING, what], cwd=tmp_path, env=environment)
+    assert "the run goes on without it" in done.stderr
+    assert len(rows(tmp_path/"run")) == 2
 
 
 def test_nothing_is_tracked_unasked(run, tmp_path):
-    run("tinyrope-train", "--preset", "smoke", "--device", "cpu", "--steps", "10", "--set", "eval_every=10", "--out", "run")
+    "Without --wandb no file of the tracker is written"
+    run("tinyrope-train", *SMOKE, "--steps", "10", "--set", "max_stories=60")
     assert not list(tmp_path.rglob("*wandb*"))
