@@ -35,7 +35,7 @@ def test_the_clock_waits_for_the_device(monkeypatch, name, waits):
     monkeypatch.syspath_prepend(str(ROOT/"benchmarks"))
     from common import take_turns
     events = []
-    for device in (torch.cuda, torch.mps): monkeypatch.setattr(device, "synchronize", lambda: events.append("wait"))
+    for device in (torch.cuda, torch.mps): monkeypatch.setattr(device, "synchronize", lambda *_: events.append("wait"))
     take_turns({"candidate": lambda: events.append("work")}, 1, device=torch.device(name))
     assert events == (["wait", "work", "wait"]*3 if waits else ["work"]*3)
 
