@@ -1,4 +1,4 @@
-"""What the benchmarks share: their command line, a fair clock, and the file that a result is kept in.
+"""What the benchmarks share: their command line, a fair clock, and the file of a result.
 
 Candidates take turns, so that whatever else the machine does slows all of them alike. Their times
 are summed up by median and quartiles, and a result is written with all that led to it."""

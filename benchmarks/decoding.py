@@ -133,7 +133,8 @@ def measure(model, batch, rounds, run_c=None):
     assert len(own[0]) == NEW and all(found == own for found in ids.values()), \
         f"the tokens differ: {ids}"
     rows = compare(take_turns(candidates, rounds), PEER, tokens=batch*NEW)
-    return dict(batch_size=batch, same_tokens=list(ids), distinct_tokens=len(set(own[0])), rows=rows)
+    return dict(batch_size=batch, same_tokens=list(ids), distinct_tokens=len(set(own[0])),
+                rows=rows)
 
 
 def main():

@@ -10,7 +10,7 @@ from statistics import median
 
 import torch
 from common import clock, try_out
-from models import decode, enlarge, shrink
+from models import decode, enlarge, precision_on, shrink
 from tinyrope.attention import cache_bytes
 from tinyrope.model import SIZES, Transformer, new_cache
 
@@ -92,15 +92,18 @@ def same_tokens(c, device):
 
 # ---- the measurement
 
-def eager(model, prompt, new): return partial(decode, model, prompt)
+def eager(model, prompt, new):
+    "Decoding as it is"
+    return partial(decode, model, prompt)
 
 
 def compiled(model, prompt, new):
+    "Decoding after compiling the model, which stays compiled"
     model.compile(dynamic=True)
     return partial(decode, model, prompt)
 
 
-WAYS = {"eager": eager, "captured": FixedDecoder, "compiled": compiled}     # compiled last: it stays so
+WAYS = {"eager": eager, "captured": FixedDecoder, "compiled": compiled}     # last: it stays so
 
 
 def seconds_a_token(decode_some, device, new):
@@ -111,15 +114,12 @@ def seconds_a_token(decode_some, device, new):
     return median(seconds(new) - seconds(short) for _ in range(5))/(new - short)
 
 
-def dtype_of(device): return torch.bfloat16 if device.type == "cuda" else torch.float32
-
-
 def make_model(base, n_kv_heads, device):
     "A model that was not trained, in bf16 on a GPU"
     torch.manual_seed(0)
     torch._dynamo.reset()
     model = Transformer(replace(base, n_kv_heads=n_kv_heads)).eval()
-    return model.to(device, dtype_of(device))
+    return model.to(device, precision_on(device))
 
 
 def measure(way, model, prompt, new):
@@ -140,7 +140,7 @@ def stage(a, check, save):
         base = shrink(base, n_heads=4)
         heads, batches, length, new = (4, 1), (1, 4), 8, 16
     different = same_tokens(replace(base, n_kv_heads=heads[-1], init="scaled"), a.device)
-    found = dict(model=vars(base), prompt=length, new=new, dtype=str(dtype_of(a.device)),
+    found = dict(model=vars(base), prompt=length, new=new, dtype=str(precision_on(a.device)),
                  different_tokens=different, rows=[])
     for batch, n in product(batches, heads):
         model = make_model(base, n, a.device)

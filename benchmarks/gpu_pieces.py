@@ -9,7 +9,7 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 from common import take_turns, try_out
-from models import random_batch, shrink
+from models import precision_on, random_batch, shrink
 from tinyrope.data import Batches
 from tinyrope.kernels import _loss_and_gradients
 from tinyrope.model import Transformer
@@ -49,7 +49,7 @@ def whole_steps(c, batch, device):
 # ---- the loss over the vocabulary
 
 def by_comparison(h, w, bias, targets, chunk):
-    "The loss in chunks as `tinyrope.kernels` has it, but with the onehot by comparison, not scatter"
+    "The loss in chunks as `tinyrope.kernels` has it, the onehot by comparison and not scatter"
     loss, d_h = torch.zeros((), device=h.device), torch.empty_like(h)
     d_w = torch.zeros_like(w, dtype=torch.float32)
     words = torch.arange(len(w), device=h.device)
@@ -65,23 +65,24 @@ def by_comparison(h, w, bias, targets, chunk):
     return loss, d_h, d_w, None
 
 
-def all_logits(c, words, rows, device, dtype):
+def all_logits(h, words, targets):
     "The loss over the vocabulary by PyTorch, from all logits at once"
-    head = torch.nn.Linear(c.dim, words, device=device, dtype=dtype)
-    h = torch.randn(rows, c.dim, device=device, dtype=dtype, requires_grad=True)
-    targets = torch.randint(c.vocab_size, (rows,), device=device)
-    return lambda: F.cross_entropy(head(h).float(), targets).backward()
+    head = torch.nn.Linear(h.shape[1], words, device=h.device, dtype=h.dtype)
+    def at_once():
+        x = h.detach().requires_grad_()
+        F.cross_entropy(head(x).float(), targets).backward()
+    return at_once
 
 
 def losses(c, rows, device):
     "Ways to compute the loss over the vocabulary and its gradients: name → function"
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = precision_on(device)
     words = -(-c.vocab_size//64)*64                     # padded, as training pads it
-    at_once = all_logits(c, words, rows, device, dtype)
     h = torch.randn(rows, c.dim, device=device, dtype=dtype)
     w = torch.randn(words, c.dim, device=device, dtype=dtype)*.02
     bias = torch.zeros(words, device=device)
     targets = torch.randint(c.vocab_size, (rows,), device=device)
+    at_once = all_logits(h, words, targets)
     found = {"all logits, eager": at_once, "all logits, compiled": torch.compile(at_once)}
     for name, way in {"scatter": _loss_and_gradients, "comparison": by_comparison}.items():
         for chunk in (2048, 8192, rows):

@@ -1,4 +1,4 @@
-"""Stages `speed-full` and `speed-15m` of gpu.py: how fast a training step is, and where its time goes.
+"""Stages `speed-full` and `speed-15m` of gpu.py: how fast a training step is, and why.
 
 A step is timed beside those of other libraries, as benchmarks/training.py does it. Then the
 profiler takes tinyrope's step apart, compiled with AdamW, compiled with Muon, and eager:

@@ -22,6 +22,11 @@ def inputs_and_targets(rows):
     return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
 
+def precision_on(device):
+    "The precision of matrix products on a device: bf16 on a GPU, else fp32"
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 def never_eager():
     "Let a compiled function fail where it would go on uncompiled, unnoticed"
     torch._dynamo.config.recompile_limit = 64

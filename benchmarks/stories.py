@@ -110,7 +110,9 @@ def find_texts(out, run, about, openings):
 
 # ---- measures of each text
 
-def split_of(group): return group.split(",")[0]
+def split_of(group):
+    "The split of which a group goes on with the stories"
+    return group.split(",")[0]
 
 
 def measure_texts(texts, openings, rests, index):
@@ -135,6 +137,11 @@ def agreements(texts, rests):
     return found
 
 
+def measure_losses(run, split):
+    "Nats and bytes of the first stories of a split"
+    return story_losses(run.model, run.tokenizer, load_stories(split)[:SETTINGS["losses"]])
+
+
 # ---- what the measures come to, with 95 % intervals
 
 def column(rows, name):
@@ -142,8 +149,14 @@ def column(rows, name):
     return np.array([np.nan if r is None or name not in r else r[name] for r in rows], dtype=float)
 
 
-def present(values): return values[~np.isnan(values)]
-def floats(values): return [*map(float, values)]
+def present(values):
+    "The values that are there"
+    return values[~np.isnan(values)]
+
+
+def floats(values):
+    "Plain numbers, as JSON has them"
+    return [*map(float, values)]
 
 
 def interval(values):
@@ -216,9 +229,10 @@ def compare_losses(losses):
     return found | {"valid - train": floats(gap(losses["valid"], losses["train"], bits))}
 
 
-def sum_up_worth(texts, found, sets, ended):
+def sum_up_worth(texts, found, sets, human_ended):
     "How well the stories are told"
-    ended = {group: [row["ended"] for row in texts[group]] for group in ("prompts", "valid")} | ended
+    ended = dict(human=human_ended)
+    for group in ("prompts", "valid"): ended[group] = [row["ended"] for row in texts[group]]
     first = next(filter(None, found["human"]))
     names = [name for name in first if name not in FATES] + list(FATES)
     worth = {"ended": compare(*(np.array(ended[group], dtype=float) for group in MEASURED))}
@@ -263,10 +277,9 @@ def main():
     seconds, index = clock(lambda: CorpusIndex(load_stories("train")))
     found = measure_texts(texts, openings, rests, index)
     agreed, sets = agreements(texts, rests), make_sets(texts, found, rests["valid"])
-    losses = {split: story_losses(run.model, run.tokenizer, load_stories(split)[:SETTINGS["losses"]])
-              for split in SPLITS}
+    losses = {split: measure_losses(run, split) for split in SPLITS}
     ended = [ended_properly(load_stories("valid")[i]) for i in chosen["valid"]]
-    summary = dict(worth=sum_up_worth(texts, found, sets, dict(human=ended)),
+    summary = dict(worth=sum_up_worth(texts, found, sets, ended),
                    memorisation=sum_up_copies(found, agreed), loss=compare_losses(losses))
     facts |= dict(index=dict(words=len(index.order), seconds=seconds),
                   measures=kept_measures(found), agreed=agreed, losses=kept_losses(losses),

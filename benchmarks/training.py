@@ -16,7 +16,9 @@ utilisation is the share of it that the operations of `flops_per_token` make up.
 
 A library that is not installed is left out. litgpt 0.5.13 pins an old huggingface-hub; beside a new
 transformers it is installed with
-`pip install --no-deps litgpt lightning lightning-utilities torchmetrics jsonargparse frozendict`."""
+
+    pip install --no-deps litgpt lightning lightning-utilities torchmetrics jsonargparse frozendict
+"""
 import math
 from contextlib import nullcontext
 from functools import partial
@@ -24,9 +26,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from common import build, compare, show, speed_parser, take_turns, write_groups
-from models import llama, never_eager, random_batch
-from tinyrope.model import (SIZES, ModelConfig, Transformer, count_parameters,
-                            flops_per_token)
+from models import llama, never_eager, precision_on, random_batch
+from tinyrope.model import SIZES, ModelConfig, Transformer, count_parameters, flops_per_token
 from tinyrope.optim import make_optimizers
 from tinyrope.processes import can_compile
 from tinyrope.rope import sinusoidal_table
@@ -168,7 +169,7 @@ def make_steps(c, device, libraries):
 
 
 def check_size(name, n, expected):
-    "Assert that a model has as many parameters as tinyrope's, or nearly as many where that is known"
+    "Assert that a model has as many parameters as tinyrope's, or nearly where that is known"
     if n == expected: return
     print(f"{name} has {n:,} parameters, tinyrope {expected:,}")
     other = name.startswith(("x-transformers", "plain PyTorch", "as claimed"))
@@ -197,8 +198,8 @@ def check(steps, c, inputs, targets):
 
 def product(device):
     "A product of two square matrices in the precision of the steps, and its number of operations"
-    n, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (2048, torch.float32)
-    a = torch.randn(n, n, device=device, dtype=dtype)
+    n = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(n, n, device=device, dtype=precision_on(device))
     out = torch.empty_like(a)
     return lambda *_: torch.mm(a, a, out=out), 2*n**3
 
