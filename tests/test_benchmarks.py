@@ -75,3 +75,13 @@ def test_the_page_draws_what_was_measured(small, tmp_path):
     text = "".join("".join(o.get("text/markdown", "")) for o in outputs)
     assert "| plain PyTorch |" in text and "| batch | key-value heads |" in text and "`speed-full`" in text
     assert sum("image/png" in o for o in outputs) == 2
+
+
+def test_pieces_compares_ways_that_compute_the_same(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT/"benchmarks"))
+    from gpu_pieces import _loss_and_gradients, by_comparison
+    torch.manual_seed(0)
+    rows = torch.randn(12, 8), torch.randn(20, 8), None, torch.randint(20, (12,)), 5
+    *found, _ = by_comparison(*rows)
+    *expected, _ = _loss_and_gradients(*rows)
+    torch.testing.assert_close(found, expected)
