@@ -1,60 +1,70 @@
-"""Stage `decoding` of gpu.py: tokens per second with fewer and fewer key-value heads, eager, compiled, and captured into a CUDA graph."""
-import time
+"""Stage `decoding` of gpu.py: tokens per second with fewer and fewer key-value heads.
+
+Three ways to decode greedily: eager, captured into a CUDA graph, and compiled. That captured and
+eager decoding pick the same tokens is asserted first. The time of a token is the difference of a
+long and a short generation, which leaves out the prompt."""
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from statistics import median
 
 import torch
-from common import wait
+from common import clock, try_out
+from models import decode, enlarge, precision_on, shrink
 from tinyrope.attention import cache_bytes
-from tinyrope.model import SIZES, Transformer, generate_tokens, new_cache
+from tinyrope.model import SIZES, Transformer, new_cache
 
 HEADS, BATCHES, PROMPT, NEW = (10, 5, 2, 1), (1, 64, 1024), 256, 64
 
 
+# ---- decoding that can be captured
+
 class FixedCache:
-    "Keys and values of one layer in buffers that never change their place: what a CUDA graph needs"
-    def __init__(self, batch, n_kv_heads, max_len, head_dim, dtype, device, position):
-        self.k, self.v = (torch.zeros(batch, n_kv_heads, max_len, head_dim, dtype=dtype, device=device) for _ in range(2))
+    "Buffers of a cache, of which always all is given: a CUDA graph needs them in one place"
+    def __init__(self, cache, position):
+        self.k, self.v = cache.k, cache.v
         self.position = position            # (1,) where the next token goes; shared by all layers
 
     def append(self, k, v):
-        "Put one token's keys and values in place; return all, which the mask has to cut off after `position`"
+        "Put one token's keys and values in place; return all: a mask cuts off those after it"
         self.k.index_copy_(2, self.position, k)
         self.v.index_copy_(2, self.position, v)
         return self.k, self.v
 
 
-class Fixed:
-    "Greedy decoding, one token a call, in buffers that stay where they are; on a GPU the call is captured once and replayed"
+class FixedDecoder:
+    "Greedy decoding, a token a call, in fixed buffers; on a GPU a step is captured and replayed"
     @torch.no_grad()
     def __init__(self, model, prompt, new):
-        c, p, batch = model.config, next(model.parameters()), len(prompt)
         self.model, length = model, prompt.shape[1] + new
-        self.position, self.where = torch.tensor([prompt.shape[1]], device=p.device), torch.arange(length, device=p.device)
-        self.caches, usual = [FixedCache(batch, c.kv_heads, length, c.head_dim, p.dtype, p.device, self.position) for _ in model.blocks], new_cache(model, batch, prompt.shape[1])
-        self.tokens = model.head(model.hidden(prompt, usual)[:, -1]).argmax(-1, keepdim=True)
-        for fixed, layer in zip(self.caches, usual): fixed.k[:, :, :layer.length], fixed.v[:, :, :layer.length] = layer.k, layer.v
-        self.start, self.graph = (self.position.clone(), self.tokens.clone()), None
-        if p.is_cuda: self.capture()
+        self.position = torch.tensor([prompt.shape[1]], device=prompt.device)
+        self.where = torch.arange(length, device=prompt.device)
+        cache = new_cache(model, len(prompt), length)
+        self.tokens = model.head(model.hidden(prompt, cache)[:, -1]).argmax(-1, keepdim=True)
+        self.caches = [FixedCache(layer, self.position) for layer in cache]
+        self.start = self.position.clone(), self.tokens.clone()
+        self.replay = self.capture() if prompt.is_cuda else self.step
 
     def step(self):
         "Read `tokens`, put the likeliest next ones in their place"
-        m = self.model
-        x, rope = m.embedding(self.tokens), (m.positions.cos.index_select(0, self.position), m.positions.sin.index_select(0, self.position))
+        m, table = self.model, self.model.positions
+        x = m.embedding(self.tokens)
+        rope = table.cos.index_select(0, self.position), table.sin.index_select(0, self.position)
         mask = (self.where <= self.position)[None, None, None]
         for block, cache in zip(m.blocks, self.caches): x = block(x, rope, mask, cache)
         self.tokens.copy_(m.head(m.norm(x))[:, 0].argmax(-1, keepdim=True))
         self.position.add_(1)
 
     def capture(self):
-        "Record a step; two before it, on a stream of their own, let libraries set themselves up"
-        side = torch.cuda.Stream()
+        "Record a step, and return what replays it"
+        side = torch.cuda.Stream()          # two steps before it let libraries set themselves up
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(2): self.step()
         torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph): self.step()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph): self.step()
+        return graph.replay
 
     @torch.no_grad()
     def __call__(self, new):
@@ -63,66 +73,82 @@ class Fixed:
         self.tokens.copy_(self.start[1])
         found = [self.tokens.clone()]
         for _ in range(new - 1):
-            self.graph.replay() if self.graph else self.step()
+            self.replay()
             found.append(self.tokens.clone())
         return torch.cat(found, 1)
 
 
-def usual(model, prompt, new):
-    "Greedy decoding by `tinyrope.model.generate_tokens`: (batch, new)"
-    return torch.stack(list(generate_tokens(model, prompt, new, lambda logits: logits.argmax(-1))), 1)
-
-
-def per_token(decode_some, device, new):
-    "Seconds a token, without the prompt: a long generation less a short one"
-    def once(n):
-        wait(device)
-        start = time.perf_counter()
-        decode_some(n)
-        wait(device)
-        return time.perf_counter() - start
-    short = new//4
-    for n in (short, new): once(n)
-    return median(once(new) - once(short) for _ in range(5))/(new - short)
-
-
-def ways(model, prompt, new):
-    "Ways to decode, made when asked for: name → function that returns a function of the number of tokens"
-    def compiled():
-        model.compile(dynamic=True)
-        return lambda n: usual(model, prompt, n)
-    return {"eager": lambda: lambda n: usual(model, prompt, n), "captured": lambda: Fixed(model, prompt, new), "compiled": compiled}          # compiled last: it stays so
-
-
 def same_tokens(c, device):
-    "Assert, in fp32, that buffers in fixed places change no token"
+    "Assert, in fp32, that buffers in fixed places change no token; returns how many are different"
     torch.manual_seed(0)
-    model, prompt = Transformer(c).eval().to(device), torch.randint(c.vocab_size, (2, 7), device=device)
-    for name, p in model.named_parameters():
-        if name.startswith("blocks") and p.ndim == 2: p.data.mul_(3)            # or it would say one word again and again
-    expected = usual(model, prompt, 24)
-    assert torch.equal(Fixed(model, prompt, 24)(24), expected), "a captured step picks other tokens"
+    model = Transformer(c).eval().to(device)
+    prompt = torch.randint(c.vocab_size, (2, 7), device=device)
+    enlarge(model)
+    expected = decode(model, prompt, 24)
+    found = FixedDecoder(model, prompt, 24)(24)
+    assert torch.equal(found, expected), "a captured step picks other tokens"
     return len(expected.unique())
 
 
+# ---- the measurement
+
+def eager(model, prompt, new):
+    "Decoding as it is"
+    return partial(decode, model, prompt)
+
+
+def compiled(model, prompt, new):
+    "Decoding after compiling the model, which stays compiled"
+    model.compile(dynamic=True)
+    return partial(decode, model, prompt)
+
+
+WAYS = {"eager": eager, "captured": FixedDecoder, "compiled": compiled}     # last: it stays so
+
+
+def seconds_a_token(decode_some, device, new):
+    "Seconds a token, without the prompt: a long generation less a short one"
+    def seconds(n): return clock(lambda: decode_some(n), device)[0]
+    short = new//4
+    for n in (short, new): seconds(n)
+    return median(seconds(new) - seconds(short) for _ in range(5))/(new - short)
+
+
+def make_model(base, n_kv_heads, device):
+    "A model that was not trained, in bf16 on a GPU"
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    model = Transformer(replace(base, n_kv_heads=n_kv_heads)).eval()
+    return model.to(device, precision_on(device))
+
+
+def measure(way, model, prompt, new):
+    "Tokens per second of one way to decode, or why it fails"
+    def run(): return len(prompt)/seconds_a_token(WAYS[way](model, prompt, new), prompt.device, new)
+    c, (batch, length) = model.config, prompt.shape
+    row = dict(kv_heads=c.kv_heads, batch=batch, way=way,
+               cache_bytes=cache_bytes(c.n_layers, c.kv_heads, c.head_dim, length + new))
+    speed, failed = try_out(run)
+    return row | (dict(failed=failed) if failed else dict(tokens_per_second=speed))
+
+
 def stage(a, check, save):
-    "Decode at the original's size, in bf16 on a GPU"
+    "Decode at the original's size"
     base = replace(SIZES["as_claimed"], attention_dropout=0.)
-    heads, batches, prompt, new = (HEADS, BATCHES, PROMPT, NEW) if not a.small else ((4, 1), (1, 4), 8, 16)
-    if a.small: base = replace(base, vocab_size=515, dim=64, n_layers=2, n_heads=4, n_kv_heads=None, hidden_dim=None, seq_len=64)
-    dtype = torch.bfloat16 if a.device.type == "cuda" else torch.float32
-    found = dict(model=vars(base), prompt=prompt, new=new, dtype=str(dtype), different_tokens=same_tokens(replace(base, n_kv_heads=heads[-1], init="scaled"), a.device), rows=[])
-    for batch in batches:
-        for n in heads:
-            torch.manual_seed(0)
-            torch._dynamo.reset()
-            model = Transformer(replace(base, n_kv_heads=n)).eval().to(a.device, dtype)
-            tokens = torch.randint(base.vocab_size, (batch, prompt), device=a.device)
-            for name, make in ways(model, tokens, new).items():
-                check()
-                row = dict(kv_heads=n, batch=batch, way=name, cache_bytes=cache_bytes(base.n_layers, n, base.head_dim, prompt + new))
-                try: row["tokens_per_second"] = batch/per_token(make(), a.device, new)
-                except Exception as e: row["failed"] = f"{type(e).__name__}: {e}"[:300]             # the other ways go on
-                found["rows"].append(row)
-                print(f"batch {batch:5}  {n:2} key-value heads  {name:9} {row.get('tokens_per_second', row.get('failed'))}", flush=True)
-                save(found)
+    heads, batches, length, new = HEADS, BATCHES, PROMPT, NEW
+    if a.small:
+        base = shrink(base, n_heads=4)
+        heads, batches, length, new = (4, 1), (1, 4), 8, 16
+    different = same_tokens(replace(base, n_kv_heads=heads[-1], init="scaled"), a.device)
+    found = dict(model=vars(base), prompt=length, new=new, dtype=str(precision_on(a.device)),
+                 different_tokens=different, rows=[])
+    for batch, n in product(batches, heads):
+        model = make_model(base, n, a.device)
+        prompt = torch.randint(base.vocab_size, (batch, length), device=a.device)
+        for way in WAYS:
+            check()
+            row = measure(way, model, prompt, new)
+            found["rows"].append(row)
+            print(f"batch {batch:5}  {n:2} key-value heads  {way:9}",
+                  row.get("tokens_per_second", row.get("failed")), flush=True)
+            save(found)

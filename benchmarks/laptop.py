@@ -1,55 +1,74 @@
-"""The default run, measured: `python benchmarks/laptop.py` trains it with three seeds (about fifteen minutes on two cores, better with
-nothing else running) and writes results/laptop.json."""
-import argparse
-import json
-import os
+"""The default run, measured: `python benchmarks/laptop.py` writes results/laptop.json.
+
+`tinyrope-train` trains it with three seeds (about fifteen minutes on two cores, better with
+nothing else running). Kept are its log and scores, on the test stories too, and the seconds from
+start to end. Memory is the peak of a short run less that of a program that only imports torch."""
 import subprocess
 import sys
 import tempfile
-import time
-from datetime import date
 from pathlib import Path
 from statistics import median
 
-from tinyrope.ledger import cpu_name
+from common import clock, parser
 from tinyrope.checkpoint import Run
 from tinyrope.corpora import load_stories
+from tinyrope.ledger import provenance, write_result
 from tinyrope.metrics import evaluate_stories
+
+TRAIN = """
+from tinyrope.train import train
+train(out={out!r}, steps=20, device="cpu", eval_every=20, compile="on")
+"""
+PEAK = """
+import resource
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
 
 
 def measure(seed, folder):
-    "Train one seed in a process of its own; returns its row"
+    "Train one seed in a process of its own; returns its run and its row"
     command = ["tinyrope-train", "--seed", str(seed), "--out", str(folder), "--device", "cpu"]
-    start = time.perf_counter()
-    subprocess.run(command, check=True)
-    wall, run = time.perf_counter() - start, Run(folder)
+    wall, _ = clock(lambda: subprocess.run(command, check=True))
+    run = Run(folder)
     test = evaluate_stories(run.model, run.tokenizer, load_stories("test"))
-    return dict(seed=seed, wall_seconds=round(wall, 1), metrics=run.metrics, test=test, **run.result), run.config
+    row = dict(seed=seed, wall_seconds=round(wall, 1), metrics=run.metrics, test=test, **run.result)
+    return run, row
 
 
-def memory(code):
+def peak_memory(code):
     "Peak memory of a Python program, in bytes"
-    report = "; import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
-    return int(subprocess.run([sys.executable, "-c", code + report], check=True, capture_output=True, text=True).stdout.split()[-1])
+    done = subprocess.run([sys.executable, "-c", code + PEAK], check=True, capture_output=True,
+                          text=True)
+    return int(done.stdout.split()[-1])
+
+
+def memory_above_torch(folder):
+    "Peak memory of a short run, in bytes, less that of importing torch"
+    return peak_memory(TRAIN.format(out=str(folder))) - peak_memory("import torch")
+
+
+def medians(rows):
+    "Medians over the seeds"
+    names = ("bits_per_byte", "loss", "perplexity", "seconds", "wall_seconds")
+    found = {name: median(row[name] for row in rows) for name in names}
+    for name in ("bits_per_byte", "loss"):
+        found[f"test_{name}"] = median(row["test"][name] for row in rows)
+    speed = median(row["metrics"][-1]["tokens_per_second"] for row in rows)
+    return found | dict(tokens_per_second=speed)
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--seeds", type=int, default=3)
-    p.add_argument("--out", default="results/laptop.json")
+    p = parser(__doc__, "results/laptop.json")
+    p.add_argument("--seeds", type=int, default=3, help="default: 3")
     a = p.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rows, configs = zip(*(measure(seed, Path(folder)/f"seed-{seed}") for seed in range(a.seeds)))
-        train = f"from tinyrope.train import train; train(out={str(Path(folder)/'memory')!r}, steps=20, device='cpu', eval_every=20, compile='on')"
-        extra = memory(train) - memory("import torch")
-    result = dict(command="python benchmarks/laptop.py", runs=rows, config=configs[0], cpu=cpu_name(), cores=os.cpu_count(), date=str(date.today()),
-                  bits_per_byte=median(r["bits_per_byte"] for r in rows), loss=median(r["loss"] for r in rows), perplexity=median(r["perplexity"] for r in rows),
-                  test_bits_per_byte=median(r["test"]["bits_per_byte"] for r in rows), test_loss=median(r["test"]["loss"] for r in rows),
-                  seconds=median(r["seconds"] for r in rows), wall_seconds=median(r["wall_seconds"] for r in rows), tokens_per_second=median(r["metrics"][-1]["tokens_per_second"] for r in rows),
-                  peak_memory_above_torch=extra)
-    Path(a.out).parent.mkdir(exist_ok=True)
-    Path(a.out).write_text(json.dumps(result, indent=1))
-    print({k: result[k] for k in ("bits_per_byte", "test_bits_per_byte", "loss", "perplexity", "seconds", "wall_seconds", "tokens_per_second", "peak_memory_above_torch")})
+    with tempfile.TemporaryDirectory() as place:
+        found = [measure(seed, Path(place)/f"seed-{seed}") for seed in range(a.seeds)]
+        extra = memory_above_torch(Path(place)/"memory")
+    runs, rows = zip(*found)
+    scores = dict(**medians(rows), peak_memory_above_torch=extra)
+    print(scores)
+    write_result(a.out, provenance("python benchmarks/laptop.py", runs=rows,
+                                   config=runs[0].config, **scores))
 
 
 if __name__ == "__main__": main()

@@ -1,34 +1,41 @@
-"""What stories are worth: `python benchmarks/stories.py` (about eight minutes on one core; stopped and started again, it keeps the texts it has).
+"""What stories are worth: `python benchmarks/stories.py` writes results/stories.json.
 
-The bundled model tells ten stories for each of the 44 evaluation prompts of the TinyStories paper and the two of the write-up, and goes on with
-the first words of 200 training and 200 validation stories, once as a user would hear it and once greedily, the usual way to call up what was
-memorised. The temperature is the default of `tinyrope-generate`. All is measured beside the validation stories themselves, by `tinyrope.stories`;
-texts and measures are kept in results/stories.json. Of continuations only the words that are measured are kept."""
-import argparse
-import hashlib
+The bundled model tells ten stories for each of the 44 evaluation prompts of the TinyStories paper
+and the two of the write-up, and goes on with the first words of 200 training and 200 validation
+stories, once as a user would hear it and once greedily, the usual way to call up what was
+memorised. The temperature is the default of `tinyrope-generate`. All is measured by
+`tinyrope.stories`, beside the validation stories themselves; texts and measures are kept. Of
+continuations only the words that are measured are kept.
+
+It takes about eight minutes on one core; stopped and started again, it keeps the texts it has."""
 import json
-import time
-from pathlib import Path
 
 import numpy as np
 import torch
+from common import clock, parser, read_begun
 from tinyrope.checkpoint import Run
 from tinyrope.corpora import ASSETS, load_stories
 from tinyrope.generation import Sampling, generate
 from tinyrope.ledger import bootstrap, provenance, write_result
+from tinyrope.store import file_hash
 from tinyrope.stories import (CorpusIndex, Language, agreement, bits, distinct, ended_properly, gap,
                               measures, resample, self_bleu, split_opening, story_losses)
 
-SETTINGS = dict(samples=10, stories=200, at_least=100, opening=20, words=60, temperature=.8, seed=0, set_size=8, losses=500)
+SETTINGS = dict(samples=10, stories=200, at_least=100, opening=20, words=60, temperature=.8, seed=0,
+                set_size=8, losses=500)
 SPLITS, DIGITS = ("train", "valid"), 4
 WRITE_UP = ("Once upon a time, there was a boy named Timmy.", "One day, in the forest,")
-MEASURED, COPIES = ("prompts", "valid", "human"), ("longest", "copied")         # groups of which all measures are kept; measures kept of the others
+MEASURED = ("prompts", "valid", "human")            # groups of which all measures are kept
+COPIES = ("longest", "copied")                      # the measures that are kept of the others
 FATES = ("by_name", "referred", "new_names", "replaced")
 
 
+# ---- texts: groups of rows, each with the number of its prompt or story, a text, and how it ended
+
 def all_prompts():
     "The prompts of the paper, without the space that ends one of them, then those of the write-up"
-    return [p.rstrip() for p in json.loads((ASSETS/"tinystories-prompts.json").read_text(encoding="utf-8"))] + list(WRITE_UP)
+    paper = json.loads((ASSETS/"tinystories-prompts.json").read_text(encoding="utf-8"))
+    return [p.rstrip() for p in paper] + list(WRITE_UP)
 
 
 def choose(split):
@@ -37,20 +44,46 @@ def choose(split):
     return [long[k*len(long)//SETTINGS["stories"]] for k in range(SETTINGS["stories"])]
 
 
-def tell(run, prompts, n, settings, keep=None, limit=None):
-    "Go on with prompts; rows of the number of the prompt, text (the words to keep) and whether it ended"
+def split_chosen(split, numbers):
+    "Openings and rests of stories"
+    stories = load_stories(split)
+    return zip(*(split_opening(stories[i], SETTINGS["opening"]) for i in numbers))
+
+
+def cut(text):
+    "The words of a text that are measured"
+    return split_opening(text, SETTINGS["words"])[0]
+
+
+def tell(run, prompts, settings, n=1, limit=None):
+    "Go on with prompts, `n` times with each"
     told = generate(run.model, run.tokenizer, prompts, n, limit, settings)
-    short = lambda text: split_opening(text, keep)[0] if keep and len(text.split()) > keep else text
-    return [dict(of=i, text=short(text[len(prompts[i]):]), ended=ended_properly(text, ended)) for i, rows in enumerate(told) for text, ended in rows]
+    return [dict(of=i, text=text[len(prompts[i]):], ended=ended_properly(text, ended))
+            for i, rows in enumerate(told) for text, ended in rows]
+
+
+def go_on(run, openings, settings, limit=None):
+    "Go on with openings of stories; only the words that are measured are kept"
+    rows = tell(run, openings, settings, 1, limit)
+    for row in rows:
+        if len(row["text"].split()) > SETTINGS["words"]: row["text"] = cut(row["text"])
+    return rows
+
+
+def warm(number=0):
+    "Sampling as `tinyrope-generate` does it, with a seed for each prompt"
+    return Sampling(temperature=SETTINGS["temperature"], seed=SETTINGS["seed"] + number)
 
 
 def make_texts(run, openings):
-    "All that the model tells: groups of rows"
-    warm = lambda seed: Sampling(temperature=SETTINGS["temperature"], seed=SETTINGS["seed"] + seed)
-    texts = {"prompts": [row | dict(of=i) for i, p in enumerate(all_prompts()) for row in tell(run, [p], SETTINGS["samples"], warm(i))]}
+    "All that the model tells: group → rows"
+    texts = {"prompts": []}
+    for i, prompt in enumerate(all_prompts()):
+        rows = tell(run, [prompt], warm(i), SETTINGS["samples"])
+        texts["prompts"] += [row | dict(of=i) for row in rows]
     for split in SPLITS:
-        texts[split] = tell(run, openings[split], 1, warm(0), SETTINGS["words"])
-        texts[f"{split}, greedy"] = tell(run, openings[split], 1, Sampling(temperature=0), SETTINGS["words"], 128)
+        texts[split] = go_on(run, openings[split], warm())
+        texts[f"{split}, greedy"] = go_on(run, openings[split], Sampling(temperature=0), 128)
     return texts
 
 
@@ -62,105 +95,196 @@ def columns(rows, names=None):
 
 def rows_of(group, texts):
     "Turn the kept texts of a group into rows again"
-    return [dict(of=i//SETTINGS["samples"] if group == "prompts" else i, text=t, ended=e) for i, (t, e) in enumerate(zip(texts["text"], texts["ended"]))]
+    samples = SETTINGS["samples"] if group == "prompts" else 1
+    pairs = zip(texts["text"], texts["ended"])
+    return [dict(of=i//samples, text=text, ended=ended) for i, (text, ended) in enumerate(pairs)]
 
+
+def find_texts(out, run, about, openings):
+    "The texts that are kept, if model and settings are the same, or else new ones"
+    old = read_begun(out)
+    same = {name: old.get(name) for name in about} == about
+    if not same: return make_texts(run, openings)
+    return {group: rows_of(group, texts) for group, texts in old["texts"].items()}
+
+
+# ---- measures of each text
+
+def split_of(group):
+    "The split of which a group goes on with the stories"
+    return group.split(",")[0]
+
+
+def measure_texts(texts, openings, rests, index):
+    "Measures of all texts, and of the validation stories themselves: group → one dict a text"
+    known = Language.learn(load_stories("train"))
+    def measure(opening, rest): return measures(opening, rest, known, index, SETTINGS["words"])
+    found, given = {}, openings | dict(prompts=all_prompts())
+    for group, told in texts.items():
+        heads = given[split_of(group)]
+        found[group] = [measure(heads[row["of"]], row["text"]) for row in told]
+    found["human"] = list(map(measure, openings["valid"], rests["valid"]))
+    return found
+
+
+def agreements(texts, rests):
+    "For how many words each continuation is the true one: group → one number a text"
+    found = {}
+    for group, told in texts.items():
+        if group == "prompts": continue
+        true = rests[split_of(group)]
+        found[group] = [agreement(row["text"], true[row["of"]]) for row in told]
+    return found
+
+
+def measure_losses(run, split):
+    "Nats and bytes of the first stories of a split"
+    return story_losses(run.model, run.tokenizer, load_stories(split)[:SETTINGS["losses"]])
+
+
+# ---- what the measures come to, with 95 % intervals
 
 def column(rows, name):
     "One measure of all rows; NaN where there is none"
     return np.array([np.nan if r is None or name not in r else r[name] for r in rows], dtype=float)
 
 
+def present(values):
+    "The values that are there"
+    return values[~np.isnan(values)]
+
+
+def floats(values):
+    "Plain numbers, as JSON has them"
+    return [*map(float, values)]
+
+
 def interval(values):
     "Mean, lower and upper end of its bootstrap interval, and how many values there are"
-    return [*map(float, bootstrap(values)), len(values)]
+    return [*floats(bootstrap(values)), len(values)]
 
 
 def by_prompt(values):
     "Mean of the samples of each prompt that has any"
     rows = np.asarray(values, dtype=float).reshape(-1, SETTINGS["samples"])
-    return np.array([np.nanmean(r) for r in rows if not np.isnan(r).all()])
+    return np.array([present(row).mean() for row in rows if len(present(row))])
 
 
-def compare(found, name, ended):
-    "Summarise one measure: samples on the prompts, continuations of validation stories and these stories themselves, and differences"
-    prompts, model, human = (ended[g] if name == "ended" else column(found[g], name) for g in ("prompts", "valid", "human"))
+def compare(prompts, model, human):
+    "Sum up a measure of samples on the prompts, of continuations, and of the stories themselves"
     prompts, both = by_prompt(prompts), ~np.isnan(model) & ~np.isnan(human)
-    return dict(prompts=interval(prompts), continuations=interval(model[both]), human=interval(human[both]), difference=interval((model - human)[both]),
-                prompts_difference=[*map(float, gap(prompts, human[both]))])
+    model, human = model[both], human[both]
+    return dict(prompts=interval(prompts), continuations=interval(model), human=interval(human),
+                difference=interval(model - human), prompts_difference=floats(gap(prompts, human)))
+
+
+def sets_of_samples(told, found):
+    "Sets of samples of one prompt; texts that are too short to be measured are left out"
+    n, samples = SETTINGS["set_size"], SETTINGS["samples"]
+    long = [measured and cut(row["text"]) for row, measured in zip(told, found)]
+    sets = [[text for text in long[i:i+samples] if text] for i in range(0, len(long), samples)]
+    return [texts[:n] for texts in sets if len(texts) >= n]
 
 
 def make_sets(texts, found, human):
     "Sets of texts of equal length: of one prompt, and of different stories"
-    n, words = SETTINGS["set_size"], SETTINGS["words"]
-    cut = lambda text: split_opening(text, words)[0]
-    one, of = [r and cut(t["text"]) for r, t in zip(found["prompts"], texts["prompts"])], SETTINGS["samples"]
-    same = [[t for t in one[i:i+of] if t][:n] for i in range(0, len(one), of)]
-    pairs = [(cut(t["text"]), cut(h)) for a, b, t, h in zip(found["valid"], found["human"], texts["valid"], human) if a and b]
+    n = SETTINGS["set_size"]
+    pairs = [(cut(row["text"]), cut(story))
+             for row, story, a, b in zip(texts["valid"], human, found["valid"], found["human"])
+             if a and b]
     apart = [list(zip(*pairs[i:i+n])) for i in range(0, len(pairs) - n + 1, n)]
-    return dict(prompts=[s for s in same if len(s) == n], continuations=[list(s[0]) for s in apart], human=[list(s[1]) for s in apart])
+    return dict(prompts=sets_of_samples(texts["prompts"], found["prompts"]),
+                continuations=[list(model) for model, _ in apart],
+                human=[list(people) for _, people in apart])
 
 
 def compare_sets(sets, f):
-    "Summarise a measure of sets"
-    values = {g: np.array([f(s) for s in group]) for g, group in sets.items()}
-    return {g: interval(v) for g, v in values.items()} | dict(difference=interval(values["continuations"] - values["human"]),
-                                                              prompts_difference=[*map(float, gap(values["prompts"], values["human"]))])
+    "Sum up a measure of sets"
+    values = {group: np.array([f(texts) for texts in parts]) for group, parts in sets.items()}
+    model, human = values["continuations"], values["human"]
+    return dict({group: interval(v) for group, v in values.items()},
+                difference=interval(model - human),
+                prompts_difference=floats(gap(values["prompts"], human)))
 
 
-def compare_copies(found, name):
-    "Summarise what was copied: does the model copy more than people who know the same stories?"
-    groups = {g: column(rows, name) for g, rows in found.items()}
-    fine = {g: v[~np.isnan(v)] for g, v in groups.items()}
-    found = {g: interval(by_prompt(groups[g]) if g == "prompts" else v) for g, v in fine.items()}
+def compare_copies(groups):
+    "Sum up what was copied: does the model copy more than people who know the same stories?"
+    fine = {group: present(values) for group, values in groups.items()}
+    if "prompts" in groups: fine["prompts"] = by_prompt(groups["prompts"])
+    found = {group: interval(values) for group, values in fine.items()}
     if "human" in groups:
-        pairs = groups["valid"] - groups["human"]
-        found["valid - human"] = interval(pairs[~np.isnan(pairs)])
-    for kind in ("", ", greedy"): found[f"train - valid{kind}"] = [*map(float, gap(fine[f"train{kind}"], fine[f"valid{kind}"]))]
+        found["valid - human"] = interval(present(groups["valid"] - groups["human"]))
+    for kind in ("", ", greedy"):
+        difference = gap(fine[f"train{kind}"], fine[f"valid{kind}"])
+        found[f"train - valid{kind}"] = floats(difference)
     return found
 
 
 def compare_losses(losses):
     "Bits per byte of training and validation stories, and the gap"
-    spread = lambda x: [bits(x), *np.quantile(resample(x, bits), (.025, .975)).tolist(), len(x)]
-    return {g: spread(x) for g, x in losses.items()} | {"valid - train": [*map(float, gap(losses["valid"], losses["train"], bits))]}
+    found = {}
+    for split, rows in losses.items():
+        ends = np.quantile(resample(rows, bits), (.025, .975)).tolist()
+        found[split] = [bits(rows), *ends, len(rows)]
+    return found | {"valid - train": floats(gap(losses["valid"], losses["train"], bits))}
 
 
-def summarise(texts, found, sets, agreed, losses, human_ended):
-    "The figures that can be quoted: mean, lower and upper end of its 95 % interval, and number of prompts, stories or sets"
-    ended = {g: np.array([r["ended"] for r in texts[g]], dtype=float) for g in ("prompts", "valid")} | dict(human=np.array(human_ended, dtype=float))
-    ours = [name for name in next(filter(None, found["human"])) if name not in FATES]
-    return dict(worth={n: compare(found, n, ended) for n in ("ended", *ours, *FATES)} | dict(set_distinct=compare_sets(sets, distinct), self_bleu=compare_sets(sets, self_bleu)),
-                memorisation={n: compare_copies(found, n) for n in ("longest", "copied")} | dict(agreed=compare_copies(agreed, "agreed")),
-                loss=compare_losses(losses))
+def sum_up_worth(texts, found, sets, human_ended):
+    "How well the stories are told"
+    ended = dict(human=human_ended)
+    for group in ("prompts", "valid"): ended[group] = [row["ended"] for row in texts[group]]
+    first = next(filter(None, found["human"]))
+    names = [name for name in first if name not in FATES] + list(FATES)
+    worth = {"ended": compare(*(np.array(ended[group], dtype=float) for group in MEASURED))}
+    worth |= {name: compare(*(column(found[group], name) for group in MEASURED)) for name in names}
+    return worth | dict(set_distinct=compare_sets(sets, distinct),
+                        self_bleu=compare_sets(sets, self_bleu))
+
+
+def sum_up_copies(found, agreed):
+    "How much of the stories is copied or recited"
+    copies = {name: {group: column(rows, name) for group, rows in found.items()} for name in COPIES}
+    copies["agreed"] = {group: np.array(v, dtype=float) for group, v in agreed.items()}
+    return {name: compare_copies(groups) for name, groups in copies.items()}
+
+
+# ---- the script
+
+def kept_measures(found):
+    "All measures of some groups, those of copies of the others"
+    return {group: columns(rows, None if group in MEASURED else COPIES)
+            for group, rows in found.items()}
+
+
+def kept_losses(losses):
+    "Nats and bytes of each story, as lists"
+    return {split: dict(zip(("nats", "bytes"), rows.T.tolist())) for split, rows in losses.items()}
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--out", default="results/stories.json", help="default: results/stories.json")
-    out = Path(p.parse_args().out)
+    out = parser(__doc__, "results/stories.json").parse_args().out
     torch.set_num_threads(1)
     run = Run("bundled")
-    about = dict(model_sha256=hashlib.sha256((run.folder/"model.safetensors").read_bytes()).hexdigest(), settings=SETTINGS)
-    chosen = {split: choose(split) for split in SPLITS}
-    openings, rests = ({s: [split_opening(load_stories(s)[i], SETTINGS["opening"])[k] for i in chosen[s]] for s in SPLITS} for k in (0, 1))
-    old = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    texts = {g: rows_of(g, t) for g, t in old["texts"].items()} if {k: old.get(k) for k in about} == about else make_texts(run, openings)
-    facts = provenance("python benchmarks/stories.py", **about, prompts=all_prompts(), chosen=chosen,
-                       texts={g: columns(rows, ("text", "ended")) for g, rows in texts.items()})
+    about = dict(model_sha256=file_hash(run.folder/"model.safetensors"), settings=SETTINGS)
+    chosen, openings, rests = {split: choose(split) for split in SPLITS}, {}, {}
+    for split in SPLITS: openings[split], rests[split] = split_chosen(split, chosen[split])
+    texts = find_texts(out, run, about, openings)
+    kept = {group: columns(rows, ("text", "ended")) for group, rows in texts.items()}
+    facts = provenance("python benchmarks/stories.py", **about, prompts=all_prompts(),
+                       chosen=chosen, texts=kept)
     write_result(out, facts, DIGITS)
 
-    known, start = Language.learn(load_stories("train")), time.perf_counter()
-    index = CorpusIndex(load_stories("train"))
-    facts |= dict(index=dict(words=len(index.order), seconds=time.perf_counter() - start))
-    given = {g: facts["prompts"] if g == "prompts" else openings[g.split(",")[0]] for g in texts}
-    found = {g: [measures(given[g][r["of"]], r["text"], known, index, SETTINGS["words"]) for r in rows] for g, rows in texts.items()}
-    found["human"] = [measures(o, r, known, index, SETTINGS["words"]) for o, r in zip(openings["valid"], rests["valid"])]
-    agreed = {g: [dict(agreed=agreement(r["text"], rests[g.split(",")[0]][r["of"]])) for r in rows] for g, rows in texts.items() if g != "prompts"}
-    losses = {s: story_losses(run.model, run.tokenizer, load_stories(s)[:SETTINGS["losses"]]) for s in SPLITS}
-    sets = make_sets(texts, found, rests["valid"])
-    summary = summarise(texts, found, sets, agreed, losses, [ended_properly(load_stories("valid")[i]) for i in chosen["valid"]])
-    write_result(out, facts | dict(measures={g: columns(rows, None if g in MEASURED else COPIES) for g, rows in found.items()}, agreed={g: columns(rows)["agreed"] for g, rows in agreed.items()},
-                                   losses={s: dict(zip(("nats", "bytes"), x.T.tolist())) for s, x in losses.items()}, summary=summary), DIGITS)
+    seconds, index = clock(lambda: CorpusIndex(load_stories("train")))
+    found = measure_texts(texts, openings, rests, index)
+    agreed, sets = agreements(texts, rests), make_sets(texts, found, rests["valid"])
+    losses = {split: measure_losses(run, split) for split in SPLITS}
+    ended = [ended_properly(load_stories("valid")[i]) for i in chosen["valid"]]
+    summary = dict(worth=sum_up_worth(texts, found, sets, ended),
+                   memorisation=sum_up_copies(found, agreed), loss=compare_losses(losses))
+    facts |= dict(index=dict(words=len(index.order), seconds=seconds),
+                  measures=kept_measures(found), agreed=agreed, losses=kept_losses(losses),
+                  summary=summary)
+    write_result(out, facts, DIGITS)
 
 
 if __name__ == "__main__": main()

@@ -122,3 +122,14 @@ def test_the_page_draws_what_was_measured(small, tmp_path):
     for words in ("| plain PyTorch |", "| batch | key-value heads |", "`speed-full`"):
         assert words in said
     assert sum("image/png" in data for data in shown) == 2
+
+
+def test_pieces_compares_ways_that_compute_the_same(monkeypatch):
+    "The two ways to compute loss and gradients that the benchmark times give the same"
+    monkeypatch.syspath_prepend(str(ROOT/"benchmarks"))
+    from gpu_pieces import _loss_and_gradients, by_comparison
+    torch.manual_seed(0)
+    rows = torch.randn(12, 8), torch.randn(20, 8), None, torch.randint(20, (12,)), 5
+    *found, _ = by_comparison(*rows)
+    *expected, _ = _loss_and_gradients(*rows)
+    torch.testing.assert_close(found, expected)
