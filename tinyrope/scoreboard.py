@@ -63,7 +63,7 @@ def llama2c_shapes(
         rms_final=(c.dim,), cos=table, sin=table)
     return shapes if c.tied else shapes | dict(wcls=(c.vocab_size, c.dim))
 
-# %% ../nbs/08_scoreboard.ipynb #b3c8a594
+# %% ../nbs/08_scoreboard.ipynb #abc2a6e9
 def _reordered(rows, head_dim):
     "Rows of queries or keys (heads·head_dim, dim), in our order"
     heads = rows.unflatten(0, (-1, head_dim))
@@ -85,7 +85,7 @@ def from_llama2c(
         state |= {f"blocks.{i}.{name}.weight": value for name, value in layer.items()}
     return state
 
-# %% ../nbs/08_scoreboard.ipynb #ea6faf21
+# %% ../nbs/08_scoreboard.ipynb #05dddfa2
 def _check_size(path, sizes):
     "Raise ValueError if a file does not hold its header and tensors of these sizes"
     expected, found = 28 + 4*sum(sizes), path.stat().st_size
@@ -125,14 +125,14 @@ def _unpack_pieces(data, longest):
         at += 8 + length
     return pieces
 
-# %% ../nbs/08_scoreboard.ipynb #705e39d0
+# %% ../nbs/08_scoreboard.ipynb #6684aae1
 def _check_pieces(pieces):
     "Raise ValueError if pieces do not make a tokenizer"
     if [p for p, _ in pieces[3:259]] != [f"<0x{b:02X}>" for b in range(256)]:
         raise ValueError("the bytes are not where they should be")
     if len({p for p, _ in pieces}) < len(pieces): raise ValueError("a piece stands in it twice")
 
-# %% ../nbs/08_scoreboard.ipynb #263b52ef
+# %% ../nbs/08_scoreboard.ipynb #26220f3a
 def read_pieces(
     path:Path, # a tokenizer of llama2.c, e.g. tok512.bin
     longest:int = 256, # bytes of a piece, at most
@@ -151,13 +151,13 @@ def read_pieces(
         raise ValueError(f"{path} is not a llama2.c tokenizer, or is damaged ({e})") from e
     return pieces
 
-# %% ../nbs/08_scoreboard.ipynb #537816dc
+# %% ../nbs/08_scoreboard.ipynb #2b3973a1
 def _merges(pieces, vocab):
     "All pairs of pieces that make up a third, best score first"
     splits = []
     for piece, score in pieces:
         for k in range(1, len(piece)):
-            if {piece[:k], piece[k:], piece} <= vocab.keys():
+            if all(part in vocab for part in (piece[:k], piece[k:], piece)):
                 splits.append((-score, piece[:k], piece[k:]))
     return [(left, right) for _, left, right in sorted(splits)]
 
@@ -246,7 +246,7 @@ def tensors_in(
     if shapes: return shapes
     raise ValueError("it has no weights in safetensors (model.safetensors, or in parts)")
 
-# %% ../nbs/08_scoreboard.ipynb #6aa77e71
+# %% ../nbs/08_scoreboard.ipynb #c2125f54
 def _layers_in(shapes):
     "Number of layers of each stack, from names such as model.layers.0.mlp"
     numbered = {m[0] for name in shapes if (m := re.match(r".*?\.\d+\.", name))}
@@ -278,7 +278,7 @@ def _find(key, values):
         if isinstance(value, dict): yield from _find(key, value)
         elif key in str(name): yield name, value
 
-# %% ../nbs/08_scoreboard.ipynb #e09322c9
+# %% ../nbs/08_scoreboard.ipynb #6f30b92b
 def check_shapes(
     config, # a `PretrainedConfig`
     shapes:dict, # from `tensors_in`
@@ -297,7 +297,7 @@ def check_shapes(
     if asked > 2*held + 2**28:
         raise ValueError(f"config.json asks for {asked:,} numbers, the weights have {held:,}")
 
-# %% ../nbs/08_scoreboard.ipynb #0641061a
+# %% ../nbs/08_scoreboard.ipynb #d9161e98
 def _is_failure(e):
     "Is this an exception or a panic of Rust, rather than an interrupt?"
     return isinstance(e, Exception) or type(e).__name__ == "PanicException"
@@ -311,7 +311,7 @@ def _one_line(name):
         said = " ".join((str(e) or repr(e)).split())
         raise ValueError(f"transformers cannot read {name}: {said[:300]}") from e
 
-# %% ../nbs/08_scoreboard.ipynb #dff92226
+# %% ../nbs/08_scoreboard.ipynb #2d97337e
 def _load_hf(folder):
     "Load a model, what was found out about its weights, and its tokenizer, each checked before"
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -370,7 +370,7 @@ def _encode(tokenizer, stories):
                          "or made for another kind of text") from e
     return [encoding.ids for encoding in found]
 
-# %% ../nbs/08_scoreboard.ipynb #cf5abc9b
+# %% ../nbs/08_scoreboard.ipynb #daa5ea74
 def _growth(tokenizer):
     "Bound how many times longer the replacements of a tokenizer can make a text; at least 1"
     def times(n):
@@ -425,7 +425,7 @@ def load_model(
                          "its config.json names none")
     return run.model, run.tokenizer
 
-# %% ../nbs/08_scoreboard.ipynb #3ffcb426
+# %% ../nbs/08_scoreboard.ipynb #d84e3bb7
 def _load_llama2c(path, tokenizer):
     "A model of llama2.c and its tokenizer, which lies in a file of its own"
     model = read_llama2c(path)

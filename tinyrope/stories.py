@@ -43,7 +43,7 @@ def ngrams(
     words = text.lower().split()
     return list(zip(*(words[i:] for i in range(n))))
 
-# %% ../nbs/09_stories.ipynb #2873b4c8
+# %% ../nbs/09_stories.ipynb #b5368c11
 def repetition(
     text:str, # any text
     n:int = 4, # words in a run
@@ -62,7 +62,7 @@ def distinct(
     for text in texts: runs.update(ngrams(text, n))
     return len(runs) / max(1, runs.total())
 
-# %% ../nbs/09_stories.ipynb #21c92458
+# %% ../nbs/09_stories.ipynb #9175b79b
 def ended_properly(
     text:str, # a story
     ended:bool = True, # did its writer end it?
@@ -84,7 +84,7 @@ def bleu(
     text, *others = (" ".join(t.split()) for t in (text, *others))
     return metric.sentence_score(text, others).score / 100
 
-# %% ../nbs/09_stories.ipynb #74dc5cf7
+# %% ../nbs/09_stories.ipynb #4b016f3d
 def self_bleu(
     texts:list, # at least two
     n:int = 4, # longest runs of words
@@ -164,7 +164,7 @@ def _kind(word, known):
     if w == "and": return "A"
     return "V" if w in known.verbs else "x"
 
-# %% ../nbs/09_stories.ipynb #8b70b90d
+# %% ../nbs/09_stories.ipynb #b8284ff9
 _OPENS = re.compile("(S|D[xS]{1,2})(A(S|D[xS]{1,2}))?V")
 _CONTRACTED = re.compile(r"(?i)\b(I|you|he|she|it|we|they)['’](m|s|re|ve|ll|d)\b")
 
@@ -281,7 +281,7 @@ def longest_span(
     "Length of the longest span that stands in the corpus"
     return int(matches.max(initial=0))
 
-# %% ../nbs/09_stories.ipynb #c0649939
+# %% ../nbs/09_stories.ipynb #3b7bf509
 def share_copied(
     matches:np.ndarray, # (words,) from `CorpusIndex.matches`
     n:int = 8, # words in a run
@@ -331,7 +331,7 @@ def resample(
     picks = (rng.integers(len(rows), size=len(rows)) for _ in range(draws))
     return np.array([statistic(rows[pick]) for pick in picks])
 
-# %% ../nbs/09_stories.ipynb #359c3edf
+# %% ../nbs/09_stories.ipynb #e35b5235
 def gap(
     a:np.ndarray, # (n, ...) rows of one group
     b:np.ndarray, # (m, ...) rows of another, drawn independently
@@ -351,7 +351,7 @@ def story_losses(
     scores = [evaluate_stories(model, tokenizer, [s]) for s in stories]
     return np.array([(s["loss"]*s["tokens"], s["bytes"]) for s in scores])
 
-# %% ../nbs/09_stories.ipynb #94af0649
+# %% ../nbs/09_stories.ipynb #53b1eeb4
 def bits(
     losses:np.ndarray, # (stories, 2) nats and bytes
 ) -> float: # bits per byte
