@@ -6,8 +6,8 @@ Docs: https://tinyrope.github.io/tinyrope/ledger.html.md"""
 
 # %% auto #0
 __all__ = ['cpu_name', 'hardware', 'versions', 'provenance', 'results_folder', 'read_result', 'read_study', 'write_result',
-           'mean_interval', 'bootstrap', 'permutation_p', 'values', 'difference', 'say', 'judge', 'table', 'in_turns',
-           'before']
+           'mean_interval', 'bootstrap', 'permutation_p', 'values', 'difference', 'format_number', 'say', 'say_range',
+           'judge', 'table', 'in_turns', 'before']
 
 # %% ../nbs/ledger.ipynb #baa0ca5d
 import contextlib
@@ -32,6 +32,7 @@ def cpu_name() -> str:
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
+# %% ../nbs/ledger.ipynb #12d33a0b
 def hardware() -> dict: # cpu, cores, and the gpu if there is one
     "Name the hardware of this machine"
     import torch
@@ -55,7 +56,7 @@ def provenance(
     command:str, # the command that anyone can run to get the result again
     *packages, # packages whose versions matter, beside torch and tokenizers
     **facts, # whatever else led to the result: size, seeds, settings
-) -> dict:
+) -> dict: # command, date, versions, hardware, hash of the corpus, and the facts
     "Collect what a result has to say about itself"
     return dict(command=command, date=str(date.today()),
                 versions=versions("torch", "tokenizers", *packages),
@@ -70,6 +71,7 @@ def results_folder() -> Path:
         "no folder results/ here: the installed package has none, they lie in the repository. "
         "`git clone https://github.com/tinyrope/tinyrope`, and run this at its root")
 
+# %% ../nbs/ledger.ipynb #88c06bd7
 def read_result(
     name:str, # of a file in `results/`, without .json
 ) -> dict:
@@ -96,6 +98,7 @@ def _rounded(value, digits):
     if isinstance(value, (list, tuple)): return [_rounded(v, digits) for v in value]
     return value
 
+# %% ../nbs/ledger.ipynb #7979f0f2
 def write_result(
     path:Path, # a .json file
     result:dict, # from `provenance`, with what was measured
@@ -154,6 +157,7 @@ def values(
     "Collect a measure of an arm, one value a seed"
     return np.array([row[what] for row in result["rows"] if row["arm"] == arm])
 
+# %% ../nbs/ledger.ipynb #5597ed3b
 def difference(
     result:dict, # of a study
     arm:str, # name of an arm
@@ -164,6 +168,14 @@ def difference(
     other = values(result, reference or result["reference"], what)
     return mean_interval(values(result, arm, what) - other)
 
+# %% ../nbs/ledger.ipynb #16b69118
+def format_number(
+    value:float, # a number
+    form:str = ".3f", # its format, as f-strings take it
+) -> str:
+    "Write a number with a minus sign"
+    return format(value, form).replace("-", "−")
+
 # %% ../nbs/ledger.ipynb #8a5e7df5
 def say(
     mean, # a number
@@ -172,33 +184,50 @@ def say(
     unit:str = "", # written after it
 ) -> str:
     "Write a mean and its interval"
-    return f"{mean:.{digits}f} ± {half:.{digits}f}{unit}"
+    return f"{format_number(mean, f'.{digits}f')} ± {half:.{digits}f}{unit}"
 
+# %% ../nbs/ledger.ipynb #16350547
+def say_range(
+    mean, # a number
+    low, # lower end of its interval
+    high, # upper end of its interval
+    form:str = ".2f", # format of all three
+    unit:str = "", # written after the mean
+) -> str:
+    "Write a mean and the ends of its interval"
+    mean, low, high = (format_number(x, form) for x in (mean, low, high))
+    return f"{mean}{unit} [{low}, {high}]"
+
+# %% ../nbs/ledger.ipynb #46eda376
 def judge(
     mean, # of a difference
     half, # half the width of its interval
     less:str = "lower", # word for a difference below zero
     more:str = "higher", # word for a difference above zero
-    same:str = "not distinguishable", # word for an interval that holds zero
+    same:str = "undecided", # word for an interval that holds zero
 ) -> str:
     "Put a difference and its interval into a word"
     if mean + half < 0: return less
     return more if mean - half > 0 else same
 
 # %% ../nbs/ledger.ipynb #bbfa9d5a
+def _table_row(result, arm):
+    "Cells of an arm: name, parameters, bits per byte, the difference to the reference"
+    first = next(r for r in result["rows"] if r["arm"] == arm)
+    gap = "" if arm == result["reference"] else say(*difference(result, arm))
+    return [arm, f"{first['parameters']:,}", say(*mean_interval(values(result, arm))), gap]
+
+# %% ../nbs/ledger.ipynb #dbd88118
 def table(
     result:dict, # of a study
     **columns, # name → function of an arm, for more columns
 ) -> str: # markdown
     "Tabulate arms: parameters, bits per byte, the difference to the reference, and more columns"
-    def row(arm):
-        first = next(r for r in result["rows"] if r["arm"] == arm)
-        gap = "" if arm == result["reference"] else say(*difference(result, arm))
-        return [arm, f"{first['parameters']:,}", say(*mean_interval(values(result, arm))), gap,
-                *(str(f(arm)) for f in columns.values())]
     head = ["", "parameters", "bits per byte", "difference"]
-    head += [name.replace("_", " ") for name in columns]
-    lines = [head, ["---"]*len(head), *map(row, result["arms"])]
+    lines = [head + [name.replace("_", " ") for name in columns]]
+    lines.append(["---"]*len(lines[0]))
+    for arm in result["arms"]:
+        lines.append(_table_row(result, arm) + [str(f(arm)) for f in columns.values()])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 # %% ../nbs/ledger.ipynb #d536f338
@@ -208,8 +237,9 @@ def in_turns(
     rounds:int = 7, # rounds that count; one more before them does not
 ) -> dict: # name → seconds, one a round
     "Time functions in turns"
-    from torch.cuda import synchronize
-    wait = synchronize if device.type == "cuda" else lambda: None
+    import torch
+    def wait():
+        if device.type == "cuda": torch.cuda.synchronize()
     seconds = {name: [] for name in candidates}
     for r in range(rounds + 1):
         for name, run in candidates.items():

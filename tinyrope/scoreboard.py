@@ -1,4 +1,4 @@
-"""A score means something only beside others, and only in bits per byte.
+"""Models of others, read from their files and scored on the same stories in bits per byte.
 
 Docs: https://tinyrope.github.io/tinyrope/scoreboard.html.md"""
 
@@ -7,8 +7,7 @@ Docs: https://tinyrope.github.io/tinyrope/scoreboard.html.md"""
 # %% auto #0
 __all__ = ['HEADER', 'HUB_FILES', 'llama2c_config', 'llama2c_shapes', 'from_llama2c', 'read_llama2c', 'read_pieces',
            'llama2c_tokenizer', 'HFModel', 'HFTokenizer', 'fetch_hf', 'tensors_in', 'check_config', 'check_shapes',
-           'read_hf', 'check_causal', 'check_tokens', 'encoded', 'growth', 'load_model', 'score',
-           'read_evaluation_text']
+           'read_hf', 'check_causal', 'check_tokens', 'load_model', 'score', 'read_evaluation_text']
 
 # %% ../nbs/08_scoreboard.ipynb #94033e61
 import json
@@ -40,12 +39,15 @@ def llama2c_config(
     "Read the header. Raises ValueError if it describes no model"
     with open(path, "rb") as f: header = f.read(4*len(HEADER))
     values = dict(zip(HEADER, struct.unpack("<7i", header))) if len(header) == 28 else {}
-    size = abs(values.get("vocab_size", 0))
+    vocab_size = values.get("vocab_size", 0)
+    values["vocab_size"] = abs(vocab_size)
     try:
-        if not all(0 < v < 2**24 for v in (values | {"vocab_size": size}).values()) or values["n_layers"] > 1000:
+        if not all(0 < v < 2**24 for v in values.values()) or values["n_layers"] > 1000:
             raise ValueError("its header makes no sense")
-        return ModelConfig(**values | dict(vocab_size=size, tied=values["vocab_size"] > 0))
-    except ValueError as e: raise ValueError(f"{path} is not a llama2.c model ({e}): give one that its export.py wrote with --version 0") from e
+        return ModelConfig(**values, tied=vocab_size > 0)
+    except ValueError as e:
+        raise ValueError(f"{path} is not a llama2.c model ({e}): "
+                         "give one that its export.py wrote with --version 0") from e
 
 # %% ../nbs/08_scoreboard.ipynb #27c4d132
 def llama2c_shapes(
@@ -53,10 +55,19 @@ def llama2c_shapes(
 ) -> dict: # tensor → its shape, in the order of the file
     "List what a llama2.c file holds after its header"
     n, kv_dim, table = c.n_layers, c.kv_heads*c.head_dim, (c.seq_len, c.head_dim // 2)
-    attention = dict(wq=(n, c.dim, c.dim), wk=(n, kv_dim, c.dim), wv=(n, kv_dim, c.dim), wo=(n, c.dim, c.dim))
-    mlp = dict(w1=(n, c.mlp_dim, c.dim), w2=(n, c.dim, c.mlp_dim), w3=(n, c.mlp_dim, c.dim))
-    shapes = dict(embedding=(c.vocab_size, c.dim), rms_att=(n, c.dim), **attention, rms_ffn=(n, c.dim), **mlp, rms_final=(c.dim,), cos=table, sin=table)
+    shapes = dict(
+        embedding=(c.vocab_size, c.dim), rms_att=(n, c.dim),
+        wq=(n, c.dim, c.dim), wk=(n, kv_dim, c.dim), wv=(n, kv_dim, c.dim), wo=(n, c.dim, c.dim),
+        rms_ffn=(n, c.dim),
+        w1=(n, c.mlp_dim, c.dim), w2=(n, c.dim, c.mlp_dim), w3=(n, c.mlp_dim, c.dim),
+        rms_final=(c.dim,), cos=table, sin=table)
     return shapes if c.tied else shapes | dict(wcls=(c.vocab_size, c.dim))
+
+# %% ../nbs/08_scoreboard.ipynb #abc2a6e9
+def _reordered(rows, head_dim):
+    "Rows of queries or keys (heads·head_dim, dim), in our order"
+    heads = rows.unflatten(0, (-1, head_dim))
+    return heads[:, adjacent_to_half(head_dim)].flatten(0, 1)
 
 # %% ../nbs/08_scoreboard.ipynb #ee5fee19
 def from_llama2c(
@@ -64,67 +75,107 @@ def from_llama2c(
     c:ModelConfig, # shape of the model
 ) -> dict: # state of our `Transformer`
     "Rename, join and reorder the weights of a llama2.c model"
-    half = adjacent_to_half(c.head_dim)
-    turn = lambda rows: rows.unflatten(0, (-1, c.head_dim))[:, half].flatten(0, 1)
-    state = {"embedding.weight": w["embedding"], "norm.weight": w["rms_final"], "head.weight": w.get("wcls", w["embedding"])}
+    state = {"embedding.weight": w["embedding"], "norm.weight": w["rms_final"],
+             "head.weight": w.get("wcls", w["embedding"])}
     for i in range(c.n_layers):
-        layer = {"attention_norm": w["rms_att"][i], "attention.qkv": torch.cat((turn(w["wq"][i]), turn(w["wk"][i]), w["wv"][i])), "attention.out": w["wo"][i],
-                 "mlp_norm": w["rms_ffn"][i], "mlp.gate_up": torch.cat((w["w1"][i], w["w3"][i])), "mlp.down": w["w2"][i]}
+        q, k = (_reordered(w[name][i], c.head_dim) for name in ("wq", "wk"))
+        layer = {"attention_norm": w["rms_att"][i], "mlp_norm": w["rms_ffn"][i],
+                 "attention.qkv": torch.cat((q, k, w["wv"][i])), "attention.out": w["wo"][i],
+                 "mlp.gate_up": torch.cat((w["w1"][i], w["w3"][i])), "mlp.down": w["w2"][i]}
         state |= {f"blocks.{i}.{name}.weight": value for name, value in layer.items()}
     return state
+
+# %% ../nbs/08_scoreboard.ipynb #05dddfa2
+def _check_size(path, sizes):
+    "Raise ValueError if a file does not hold its header and tensors of these sizes"
+    expected, found = 28 + 4*sum(sizes), path.stat().st_size
+    if found == expected: return
+    wrong = "truncated, copy it again" if found < expected else "no llama2.c model"
+    raise ValueError(f"{path} has {found:,} bytes where its header asks for {expected:,}: "
+                     f"it is {wrong}")
 
 # %% ../nbs/08_scoreboard.ipynb #396bbaa2
 def read_llama2c(
     path:Path, # a llama2.c model in its legacy format, e.g. stories260K.bin
 ) -> Transformer: # in eval mode
-    "Read a model of llama2.c. Raises FileNotFoundError, or ValueError if the file is truncated or no such model"
-    if not Path(path).is_file(): raise FileNotFoundError(f"no file {path}: give a llama2.c model, e.g. stories260K.bin")
+    "Read a llama2.c model. Raises FileNotFoundError, or ValueError if it is no such model or torn"
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: give a llama2.c model, e.g. stories260K.bin")
     config = llama2c_config(path)
     shapes = llama2c_shapes(config)
     sizes = [math.prod(shape) for shape in shapes.values()]
-    expected, found = 28 + 4*sum(sizes), Path(path).stat().st_size
-    wrong = "truncated, copy it again" if found < expected else "no llama2.c model"
-    if found != expected: raise ValueError(f"{path} has {found:,} bytes where its header asks for {expected:,}: it is {wrong}")
+    _check_size(path, sizes)
     parts = torch.from_numpy(np.fromfile(path, "<f4", offset=28)).split(sizes)
+    tensors = {name: part.view(shapes[name]) for name, part in zip(shapes, parts)}
     model = Transformer(config)
-    model.load_state_dict(from_llama2c({name: part.view(shapes[name]) for name, part in zip(shapes, parts)}, config))
+    model.load_state_dict(from_llama2c(tensors, config))
     return model.eval()
 
 # %% ../nbs/08_scoreboard.ipynb #aec5075c
+def _unpack_pieces(data, longest):
+    "The (piece, score) of each token. Raises struct.error or ValueError if there is none to read"
+    pieces, at = [], 4
+    while at < len(data):
+        score, length = struct.unpack_from("<fi", data, at)
+        if not (0 < length <= longest and math.isfinite(score)):
+            raise ValueError(f"a piece of {length} bytes with the score {score}")
+        piece, = struct.unpack_from(f"{length}s", data, at + 8)
+        pieces.append((piece.decode(), score))
+        at += 8 + length
+    return pieces
+
+# %% ../nbs/08_scoreboard.ipynb #6684aae1
+def _check_pieces(pieces):
+    "Raise ValueError if pieces do not make a tokenizer"
+    if [p for p, _ in pieces[3:259]] != [f"<0x{b:02X}>" for b in range(256)]:
+        raise ValueError("the bytes are not where they should be")
+    if len({p for p, _ in pieces}) < len(pieces): raise ValueError("a piece stands in it twice")
+
+# %% ../nbs/08_scoreboard.ipynb #26220f3a
 def read_pieces(
     path:Path, # a tokenizer of llama2.c, e.g. tok512.bin
     longest:int = 256, # bytes of a piece, at most
 ) -> list: # (piece, score) of each token
-    "Read the tokens of a llama2.c tokenizer. Raises FileNotFoundError, or ValueError if the file is damaged"
-    if not Path(path).is_file(): raise FileNotFoundError(f"no file {path}: give the tokenizer of the llama2.c model, e.g. tok512.bin")
-    pieces, at = [], 4
+    "Read the tokens of a llama2.c tokenizer. Raises FileNotFoundError, or ValueError if damaged"
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: give the tokenizer of the llama2.c model, "
+                                "e.g. tok512.bin")
     try:
-        if (size := Path(path).stat().st_size) > 2**24: raise ValueError(f"it has {size:,} bytes, a tokenizer at most {2**24:,}")
-        data = Path(path).read_bytes()
-        while at < len(data):
-            score, length = struct.unpack_from("<fi", data, at)
-            if not (0 < length <= longest and math.isfinite(score)): raise ValueError(f"a piece of {length} bytes with the score {score}")
-            piece, = struct.unpack_from(f"{length}s", data, at + 8)
-            pieces.append((piece.decode(), score))
-            at += 8 + length
-        if [p for p, _ in pieces[3:259]] != [f"<0x{b:02X}>" for b in range(256)]: raise ValueError("the bytes are not where they should be")
-        if len({p for p, _ in pieces}) < len(pieces): raise ValueError("a piece stands in it twice")
-    except (struct.error, ValueError) as e: raise ValueError(f"{path} is not a llama2.c tokenizer, or is damaged ({e})") from e
+        size = path.stat().st_size
+        if size > 2**24: raise ValueError(f"it has {size:,} bytes, a tokenizer at most {2**24:,}")
+        pieces = _unpack_pieces(path.read_bytes(), longest)
+        _check_pieces(pieces)
+    except (struct.error, ValueError) as e:
+        raise ValueError(f"{path} is not a llama2.c tokenizer, or is damaged ({e})") from e
     return pieces
+
+# %% ../nbs/08_scoreboard.ipynb #2b3973a1
+def _merges(pieces, vocab):
+    "All pairs of pieces that make up a third, best score first"
+    splits = []
+    for piece, score in pieces:
+        for k in range(1, len(piece)):
+            if all(part in vocab for part in (piece[:k], piece[k:], piece)):
+                splits.append((-score, piece[:k], piece[k:]))
+    return [(left, right) for _, left, right in sorted(splits)]
 
 # %% ../nbs/08_scoreboard.ipynb #8b534973
 def llama2c_tokenizer(
     path:Path, # a tokenizer of llama2.c, e.g. tok512.bin
 ): # tokenizers.Tokenizer
-    "Make a tokenizer from a llama2.c file. Raises FileNotFoundError, or ValueError if it is damaged"
+    "Make a tokenizer from a llama2.c file. Raises FileNotFoundError, or ValueError if damaged"
     from tokenizers import Tokenizer, decoders, models, normalizers
     pieces = read_pieces(path)
     vocab = {piece: i for i, (piece, _) in enumerate(pieces)}
     del vocab[pieces[1][0]]
-    splits = sorted((-score, piece[:k], piece[k:]) for piece, score in pieces for k in range(1, len(piece)) if {piece[:k], piece[k:], piece} <= vocab.keys())
-    tokenizer = Tokenizer(models.BPE(vocab | {EOT: 1}, [(left, right) for _, left, right in splits], unk_token=pieces[0][0], byte_fallback=True))
+    merges = _merges(pieces, vocab)
+    bpe = models.BPE(vocab | {EOT: 1}, merges, unk_token=pieces[0][0], byte_fallback=True)
+    tokenizer = Tokenizer(bpe)
     tokenizer.normalizer = normalizers.Prepend(" ")
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    strip = decoders.Strip(" ", 1, 0)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), strip])
     tokenizer.add_special_tokens([EOT])
     return tokenizer
 
@@ -138,7 +189,8 @@ class HFModel(nn.Module):
         super().__init__()
         self.model = model.eval()
         context = getattr(model.config, "max_position_embeddings", None) or longest
-        self.config = SimpleNamespace(seq_len=min(context, longest), vocab_size=model.config.vocab_size)
+        vocab_size = model.config.vocab_size
+        self.config = SimpleNamespace(seq_len=min(context, longest), vocab_size=vocab_size)
 
     def forward(self, tokens, targets=None, reduction="mean"):
         "Logits (batch, seq, vocab_size), or the loss of `targets`, as ours give them"
@@ -150,23 +202,31 @@ class HFModel(nn.Module):
 
 # %% ../nbs/08_scoreboard.ipynb #b9a98bdb
 class HFTokenizer:
-    "A tokenizer of `transformers`, called as ours are. Raises ValueError if it has no token that begins or ends a text"
+    "A tokenizer of `transformers`, called as ours are. Raises ValueError if none begins a text"
     def __init__(self,
         tokenizer, # a `PreTrainedTokenizerBase`
     ):
         self.tokenizer, t = tokenizer, tokenizer
         self.start = t.eos_token_id if t.bos_token_id is None else t.bos_token_id
-        if self.start is None: raise ValueError("the tokenizer has neither a bos nor an eos token: nothing could stand before a story")
+        if self.start is None:
+            raise ValueError("the tokenizer has neither a bos nor an eos token: "
+                             "nothing could stand before a story")
 
-    def token_to_id(self, token): return self.start if token == EOT else self.tokenizer.convert_tokens_to_ids(token)
+    def token_to_id(self, token):
+        return self.start if token == EOT else self.tokenizer.convert_tokens_to_ids(token)
+
     def get_vocab_size(self): return len(self.tokenizer)
     def decode(self, ids): return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
     def encode_batch_fast(self, texts, add_special_tokens=False):
         "List of texts → list of objects with `ids`"
-        return [SimpleNamespace(ids=ids) for ids in self.tokenizer(list(texts), add_special_tokens=add_special_tokens)["input_ids"]]
+        encoded = self.tokenizer(list(texts), add_special_tokens=add_special_tokens)
+        return [SimpleNamespace(ids=ids) for ids in encoded["input_ids"]]
 
 # %% ../nbs/08_scoreboard.ipynb #aff1d105
-HUB_FILES = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt",
+HUB_FILES = ("config.json", "generation_config.json",
+             "model*.safetensors", "model.safetensors.index.json",
+             "tokenizer*", "vocab*", "merges.txt",
              "special_tokens_map.json", "added_tokens.json", "spiece.model")
 
 def fetch_hf(
@@ -185,9 +245,16 @@ def tensors_in(
     from safetensors import safe_open
     shapes = {}
     for path in sorted(Path(folder).glob("model*.safetensors")):
-        with safe_open(path, "pt") as f: shapes |= {name: tuple(f.get_slice(name).get_shape()) for name in f.keys()}
-    if not shapes: raise ValueError("it has no weights in safetensors (model.safetensors, or in parts)")
-    return shapes
+        with safe_open(path, "pt") as f:
+            for name in f.keys(): shapes[name] = tuple(f.get_slice(name).get_shape())
+    if shapes: return shapes
+    raise ValueError("it has no weights in safetensors (model.safetensors, or in parts)")
+
+# %% ../nbs/08_scoreboard.ipynb #c2125f54
+def _layers_in(shapes):
+    "Number of layers of each stack, from names such as model.layers.0.mlp"
+    numbered = {m[0] for name in shapes if (m := re.match(r".*?\.\d+\.", name))}
+    return Counter(re.match(r".*?(?=\d)", name)[0] for name in numbered).values()
 
 # %% ../nbs/08_scoreboard.ipynb #7abd2c0e
 def check_config(
@@ -195,25 +262,18 @@ def check_config(
     shapes:dict, # from `tensors_in`
 ):
     "Raise ValueError if a configuration describes no model, or another one than the weights"
-    c, numbered = config.get_text_config(), {m[0] for name in shapes if (m := re.match(r".*?\.\d+\.", name))}        # "model.layers.0.", ...
-    stacks = Counter(re.match(r".*?(?=\d)", name)[0] for name in numbered).values()
-    layers, context = getattr(c, "num_hidden_layers", None), getattr(c, "max_position_embeddings", None)
-    if layers is not None and layers not in stacks: raise ValueError(f"config.json asks for {layers:,} layers, the weights have {max(stacks, default=0):,}")
-    if context is not None and context < 2: raise ValueError(f"max_position_embeddings is {context} in config.json: a context needs at least 2 tokens")
+    c, stacks = config.get_text_config(), _layers_in(shapes)
+    layers = getattr(c, "num_hidden_layers", None)
+    if layers is not None and layers not in stacks:
+        held = max(stacks, default=0)
+        raise ValueError(f"config.json asks for {layers:,} layers, the weights have {held:,}")
+    context = getattr(c, "max_position_embeddings", None)
+    if context is not None and context < 2:
+        raise ValueError(f"max_position_embeddings is {context} in config.json: "
+                         "a context needs at least 2 tokens")
     for name, base in _find("rope_theta", config.to_dict()):
-        if not (isinstance(base, (int, float)) and 1 < base < math.inf): raise ValueError(f"{name} is {base} in config.json, it must be a number above 1")
-
-def check_shapes(
-    config, # a `PretrainedConfig`
-    shapes:dict, # from `tensors_in`
-):
-    "Raise ValueError if the model that a configuration asks for has other shapes than the weights, or takes far more memory"
-    import transformers
-    with torch.device("meta"): model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    for name, p in model.named_parameters():
-        if (found := shapes.get(name)) not in (None, p.shape): raise ValueError(f"config.json asks for {name} of shape {tuple(p.shape)}, in the weights it is {found}")
-    asked, held = sum(t.numel() for t in (*model.parameters(), *model.buffers())), sum(map(math.prod, shapes.values()))
-    if asked > 2*held + 2**28: raise ValueError(f"config.json asks for {asked:,} numbers, the weights have {held:,}")
+        if not (isinstance(base, (int, float)) and 1 < base < math.inf):
+            raise ValueError(f"{name} is {base} in config.json, it must be a number above 1")
 
 # %% ../nbs/08_scoreboard.ipynb #a59c0012
 def _find(key, values):
@@ -222,34 +282,68 @@ def _find(key, values):
         if isinstance(value, dict): yield from _find(key, value)
         elif key in str(name): yield name, value
 
+# %% ../nbs/08_scoreboard.ipynb #6f30b92b
+def check_shapes(
+    config, # a `PretrainedConfig`
+    shapes:dict, # from `tensors_in`
+):
+    "Raise ValueError if a configuration asks for other shapes than the weights, or far more memory"
+    import transformers
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    for name, p in model.named_parameters():
+        found, shape = shapes.get(name), tuple(p.shape)
+        if found not in (None, shape):
+            raise ValueError(f"config.json asks for {name} of shape {shape}, "
+                             f"in the weights it is {found}")
+    asked = sum(t.numel() for t in (*model.parameters(), *model.buffers()))
+    held = sum(map(math.prod, shapes.values()))
+    if asked > 2*held + 2**28:
+        raise ValueError(f"config.json asks for {asked:,} numbers, the weights have {held:,}")
+
+# %% ../nbs/08_scoreboard.ipynb #d9161e98
+def _is_failure(e):
+    "Is this an exception or a panic of Rust, rather than an interrupt?"
+    return isinstance(e, Exception) or type(e).__name__ == "PanicException"
+
 @contextmanager
 def _one_line(name):
     "Turn what goes wrong within into a ValueError of one line, panics of Rust too"
     try: yield
     except BaseException as e:
-        if not isinstance(e, Exception) and type(e).__name__ != "PanicException": raise
-        raise ValueError(f"transformers cannot read {name}: {' '.join((str(e) or repr(e)).split())[:300]}") from e
+        if not _is_failure(e): raise
+        said = " ".join((str(e) or repr(e)).split())
+        raise ValueError(f"transformers cannot read {name}: {said[:300]}") from e
+
+# %% ../nbs/08_scoreboard.ipynb #2d97337e
+def _load_hf(folder):
+    "Load a model, what was found out about its weights, and its tokenizer, each checked before"
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    local = dict(local_files_only=True, trust_remote_code=False)
+    config, shapes = AutoConfig.from_pretrained(folder, **local), tensors_in(folder)
+    check_config(config, shapes)
+    check_shapes(config, shapes)
+    model, about = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, use_safetensors=True, dtype=torch.float32,
+        output_loading_info=True, **local)
+    return model, about, AutoTokenizer.from_pretrained(folder, **local)
 
 # %% ../nbs/08_scoreboard.ipynb #6ab2b37d
 def read_hf(
     name:str, # a folder, or the name of a repository on the hub, see `fetch_hf`
     local:bool = True, # is it a folder?
 ): # `HFModel`, `HFTokenizer`
-    "Read a causal language model of `transformers`. Raises ValueError if there is none that can be used"
+    "Read a causal language model of `transformers`. Raises ValueError if there is none to be used"
     try: import transformers
-    except ImportError as e: raise ValueError("Hugging Face models need transformers: pip install 'tinyrope[hf]'") from e
+    except ImportError as e:
+        raise ValueError("Hugging Face models need transformers: pip install 'tinyrope[hf]'") from e
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    options = dict(local_files_only=True, trust_remote_code=False)
     with _one_line(name):
-        folder = name if local else fetch_hf(name)
-        config, shapes = transformers.AutoConfig.from_pretrained(folder, **options), tensors_in(folder)
-        check_config(config, shapes)
-        check_shapes(config, shapes)
-        options |= dict(use_safetensors=True, dtype=torch.float32, output_loading_info=True)
-        model, about = transformers.AutoModelForCausalLM.from_pretrained(folder, config=config, **options)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if about["missing_keys"]: raise ValueError(f"the weights of {name} are not whole: {sorted(about['missing_keys'])[0]} is missing")
+        model, about, tokenizer = _load_hf(name if local else fetch_hf(name))
+    if about["missing_keys"]:
+        missing = sorted(about["missing_keys"])[0]
+        raise ValueError(f"the weights of {name} are not whole: {missing} is missing")
     return HFModel(model), HFTokenizer(tokenizer)
 
 # %% ../nbs/08_scoreboard.ipynb #50700480
@@ -257,44 +351,32 @@ def read_hf(
 def check_causal(
     model:nn.Module, # as `evaluate_stories` takes it
 ):
-    "Raise ValueError if what comes later changes what a model says before, or if it says no numbers"
+    "Raise ValueError if a model looks ahead, or if its logits are no numbers"
     tokens = torch.arange(8)[None] % model.config.vocab_size
     later = tokens.clone()
     later[0, -1] = 0
     before, after = model(tokens)[:, :-1], model(later)[:, :-1]
-    if not (before.isfinite().all() and after.isfinite().all()): raise ValueError("this model gives no numbers: its weights or its configuration are damaged")
+    if not (before.isfinite().all() and after.isfinite().all()):
+        raise ValueError("this model gives no numbers: "
+                         "its weights or its configuration are damaged")
     if not torch.allclose(before, after, rtol=0, atol=1e-5*before.abs().max().item()):
-        raise ValueError("this model looks ahead: it is no causal language model, and its score would mean nothing")
-
-# %% ../nbs/08_scoreboard.ipynb #df880968
-def check_tokens(
-    model:nn.Module, # as `evaluate_stories` takes it
-    tokenizer, # its tokenizer
-    stories, # texts
-):
-    "Raise ValueError if the tokens of texts do not hold all of them, or are unknown to the model, or if there are none"
-    if (times := growth(tokenizer)) > 100: raise ValueError(f"the tokenizer can make a text {times:,.0f} times as long: bits per byte would not be of this text")
-    for story, ids in zip(stories, encoded(tokenizer, stories)):
-        if max(ids, default=0) >= model.config.vocab_size:
-            raise ValueError(f"the tokenizer is not that of this model, which knows {model.config.vocab_size} tokens only")
-        if tokenizer.decode(ids).strip() != story.strip():
-            raise ValueError(f"the tokenizer changes the text that begins {story[:30]!r}: bits per byte would not be of this text")
+        raise ValueError("this model looks ahead: it is no causal language model, "
+                         "and its score would mean nothing")
 
 # %% ../nbs/08_scoreboard.ipynb #a3b58529
-def encoded(
-    tokenizer, # of a model
-    stories, # texts
-) -> list: # of lists of token ids
-    "Encode texts. Raises ValueError if the tokenizer fails, in Rust too"
-    try: return [e.ids for e in tokenizer.encode_batch_fast(list(stories), add_special_tokens=False)]
+def _encode(tokenizer, stories):
+    "Lists of token ids of texts. Raises ValueError if the tokenizer fails, in Rust too"
+    try: found = tokenizer.encode_batch_fast(list(stories), add_special_tokens=False)
     except BaseException as e:
-        if not isinstance(e, Exception) and type(e).__name__ != "PanicException": raise
-        raise ValueError(f"the tokenizer fails at this text ({str(e).splitlines()[0]}): it is damaged, or made for another kind of text") from e
+        if not _is_failure(e): raise
+        said = str(e).splitlines()[0]
+        raise ValueError(f"the tokenizer fails at this text ({said}): it is damaged, "
+                         "or made for another kind of text") from e
+    return [encoding.ids for encoding in found]
 
-def growth(
-    tokenizer, # of a model
-) -> float: # at least 1
-    "Bound how many times longer the replacements of a tokenizer can make a text"
+# %% ../nbs/08_scoreboard.ipynb #daa5ea74
+def _growth(tokenizer):
+    "Bound how many times longer the replacements of a tokenizer can make a text; at least 1"
     def times(n):
         if not n: return 1
         if n["type"] == "Sequence": return math.prod(map(times, n["normalizers"]))
@@ -302,31 +384,58 @@ def growth(
     fast = getattr(getattr(tokenizer, "tokenizer", tokenizer), "backend_tokenizer", tokenizer)
     return times(json.loads(fast.to_str())["normalizer"]) if hasattr(fast, "to_str") else 1
 
+# %% ../nbs/08_scoreboard.ipynb #df880968
+def check_tokens(
+    model:nn.Module, # as `evaluate_stories` takes it
+    tokenizer, # its tokenizer
+    stories, # texts
+):
+    "Raise ValueError if tokens do not hold all of their text, or are unknown to the model"
+    untrue, times = "bits per byte would not be of this text", _growth(tokenizer)
+    if times > 100:
+        raise ValueError(f"the tokenizer can make a text {times:,.0f} times as long: {untrue}")
+    vocab_size = model.config.vocab_size
+    for story, ids in zip(stories, _encode(tokenizer, stories)):
+        if max(ids, default=0) >= vocab_size:
+            raise ValueError("the tokenizer is not that of this model, "
+                             f"which knows {vocab_size} tokens only")
+        if tokenizer.decode(ids).strip() != story.strip():
+            raise ValueError("the tokenizer changes the text that begins "
+                             f"{story[:30]!r}: {untrue}")
+
+# %% ../nbs/08_scoreboard.ipynb #e476ae21
+def _fields(folder):
+    "The names that a folder's config.json holds; none if it cannot be read"
+    try: config = json.loads((folder/"config.json").read_text())
+    except (OSError, ValueError, RecursionError): config = {}
+    return set(config) if isinstance(config, dict) else set()
+
 # %% ../nbs/08_scoreboard.ipynb #a6e1874d
 def load_model(
-    name:str|Path, # a run folder, "bundled", a llama2.c file, a Hugging Face folder, or hf:OWNER/NAME[@REVISION]
+    name:str|Path, # run folder, "bundled", llama2.c file, HF folder, or hf:OWNER/NAME[@REVISION]
     tokenizer:str|Path|None = None, # tokenizer file of a llama2.c model
 ): # model in eval mode, tokenizer
-    "Load a model of any kind with its tokenizer. Raises FileNotFoundError or ValueError that says what to do"
+    "Load a model of any kind with its tokenizer. Raises FileNotFoundError or ValueError"
     path, on_hub = Path(name), str(name).startswith("hf:")
-    if path.is_file():
-        model = read_llama2c(path)
-        if tokenizer is None: raise ValueError(f"{name} comes without a tokenizer: add `tokenizer`, its file, e.g. tok512.bin")
-        return model, llama2c_tokenizer(tokenizer)
-    if tokenizer is not None: raise ValueError(f"{name} is not a llama2.c file: leave `tokenizer` out, the tokenizer comes with the model")
+    if path.is_file(): return _load_llama2c(path, tokenizer)
+    if tokenizer is not None:
+        raise ValueError(f"{name} is not a llama2.c file: leave `tokenizer` out, "
+                         "the tokenizer comes with the model")
     if on_hub: return read_hf(str(name)[3:], local=False)
     if "model_type" in _fields(path): return read_hf(str(path))
     run = Run(name)
     if not _fields(run.folder) >= {"model", "train"}:
-        raise ValueError(f"{name} holds neither a run of tinyrope nor a model of transformers: its config.json names none")
+        raise ValueError(f"{name} holds neither a run of tinyrope nor a model of transformers: "
+                         "its config.json names none")
     return run.model, run.tokenizer
 
-# %% ../nbs/08_scoreboard.ipynb #e476ae21
-def _fields(folder):
-    "What a folder's config.json tells of: a set of names, empty if it cannot be read"
-    try: config = json.loads((folder/"config.json").read_text())
-    except (OSError, ValueError, RecursionError): config = {}
-    return set(config) if isinstance(config, dict) else set()
+# %% ../nbs/08_scoreboard.ipynb #d84e3bb7
+def _load_llama2c(path, tokenizer):
+    "A model of llama2.c and its tokenizer, which lies in a file of its own"
+    model = read_llama2c(path)
+    if tokenizer is not None: return model, llama2c_tokenizer(tokenizer)
+    raise ValueError(f"{path} comes without a tokenizer: "
+                     "add `tokenizer`, its file, e.g. tok512.bin")
 
 # %% ../nbs/08_scoreboard.ipynb #346cd222
 def score(
@@ -339,16 +448,19 @@ def score(
     check_causal(model.cpu())
     check_tokens(model, tokenizer, stories)
     result = evaluate_stories(model.to(device), tokenizer, stories)
-    if not math.isfinite(result["loss"]): raise ValueError("this model gives no numbers on this text: its weights or its configuration are damaged")
-    return result
+    if math.isfinite(result["loss"]): return result
+    raise ValueError("this model gives no numbers on this text: "
+                     "its weights or its configuration are damaged")
 
 # %% ../nbs/08_scoreboard.ipynb #1cf857d1
 def read_evaluation_text(
     text:str|None, # path of a text file
     split:str|None, # or a split of the embedded corpus
-) -> list:
+) -> list: # of stories
     "Read the stories to score. Raises FileNotFoundError or ValueError"
-    if (text is None) == (split is None): raise ValueError("give either `text`, a file, or `split`, valid or test")
+    if (text is None) == (split is None):
+        raise ValueError("give either `text`, a file, or `split`, valid or test")
     if split is not None: return list(load_stories(split))
-    if not Path(text).is_file(): raise FileNotFoundError(f"no file {text}: give a text file of stories parted by {EOT}")
+    if not Path(text).is_file():
+        raise FileNotFoundError(f"no file {text}: give a text file of stories parted by {EOT}")
     return list(_read_txt(text))
