@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from tinyrope.attention import document_ids, packed_mask
 from tinyrope.checkpoint import Run
 from tinyrope.corpora import load_stories
-from tinyrope.generation import Sampling, generate
+from tinyrope.generation import generate
 from tinyrope.kernels import Chunks, chunked_cross_entropy
 from tinyrope.metrics import evaluate_stories
 from tinyrope.model import SIZES, ModelConfig, Transformer
@@ -104,7 +104,7 @@ def bundled_checks(device):
 
 def greedy(run):
     "Three stories, always the likeliest token"
-    return [generate(run.model, run.tokenizer, prompt, max_new_tokens=64, settings=Sampling(temperature=0.))[0][0] for prompt in ("Once upon a time", "Tom found a ball.", "The dragon was big")]
+    return [generate(run, prompt, max_new_tokens=64, temperature=0.)[0][0] for prompt in ("Once upon a time", "Tom found a ball.", "The dragon was big")]
 
 
 def environment():

@@ -39,7 +39,7 @@ def choose(split):
 
 def tell(run, prompts, n, settings, keep=None, limit=None):
     "Go on with prompts; rows of the number of the prompt, text (the words to keep) and whether it ended"
-    told = generate(run.model, run.tokenizer, prompts, n, limit, settings)
+    told = generate(run, prompts, n, limit, **vars(settings))
     short = lambda text: split_opening(text, keep)[0] if keep and len(text.split()) > keep else text
     return [dict(of=i, text=short(text[len(prompts[i]):]), ended=ended_properly(text, ended)) for i, rows in enumerate(told) for text, ended in rows]
 
