@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate, islice
+from itertools import accumulate, islice, product
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from .corpora import load_stories, read_stories, split_stories
 from .data import load_tokenizer, train_bpe, word_counts
 from .eval_attention import SCORES, head_scores, name_pairs, probe, read_alike
 from .ledger import before, in_turns, provenance, write_result
-from .metrics import evaluate_stories
+from .metrics import device_of, evaluate_stories
 from .model import (SIZES, ModelConfig, Transformer, count_parameters, extend_context,
                             new_cache)
 from .optim import make_optimizers
@@ -49,6 +49,7 @@ class Scale:
     @property
     def model(self): return configure("laptop", **self.base)[0]     # that all arms start from
 
+# %% ../nbs/07_studies.ipynb #b7e4e65f
 SCALES = {
     "smoke": Scale(dict(vocab_size=512, dim=32, n_layers=2, n_heads=2, seq_len=64, batch_size=4,
                         epochs=.0005, eval_every=10, eval_blocks=8, compile="off"),
@@ -89,9 +90,10 @@ def _settings_of(changes, scale):
     usual = {k: v for part in parts for k, v in asdict(part).items()}
     return scale.base | {k: v for k, v in changes.items() if usual[k] != v}
 
-def _changed(settings, scale):
-    "The settings that are not those of the base"
-    return {k: v for k, v in settings.items() if scale.base.get(k) != v}
+def _changed(changes, scale):
+    "The settings of an arm that are not those of the base"
+    settings = _settings_of(changes, scale).items()
+    return {k: v for k, v in settings if scale.base.get(k) != v}
 
 # %% ../nbs/07_studies.ipynb #2d78e0cc
 def _word(value):
@@ -101,9 +103,8 @@ def _word(value):
 
 def _run_name(changes, scale, seed):
     "Name the run of an arm by what is changed, in at most 100 characters (paths of Windows)"
-    changed = _changed(_settings_of(changes, scale), scale)
-    parts = [f"{k}={_word(v)}" for k, v in sorted(changed.items())]
-    name = "_".join((*parts, f"seed={seed}"))
+    changed = sorted(_changed(changes, scale).items())
+    name = "_".join((*(f"{k}={_word(v)}" for k, v in changed), f"seed={seed}"))
     if len(name) <= 100: return name
     return f"{name[-80:]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
@@ -149,6 +150,7 @@ def _train_run(settings, folder, seed, device):
         return True
     return False
 
+# %% ../nbs/07_studies.ipynb #54a429f3
 def _train_all(runs, device, check):
     "Train what is missing; wait for runs of other processes; `check` is called before each run"
     left = dict(runs)
@@ -188,12 +190,13 @@ def _measured(study, folder, device):
 def _about(plan, device):
     "What a result says about itself"
     scale, s = plan.scale, STUDIES[plan.study]
-    arms = {arm: _changed(_settings_of(c, scale), scale) for arm, c in s.arms(scale).items()}
+    arms = {arm: _changed(changes, scale) for arm, changes in s.arms(scale).items()}
     command = f"tinyrope-study {plan.study} --size {plan.size} --seeds {plan.seeds}"
     if plan.study == "web": command += " --web FILE"
     return provenance(command, device=str(device), title=s.title, size=plan.size, seeds=plan.seeds,
                       base=scale.base, arms=arms, reference=s.reference or next(iter(arms)))
 
+# %% ../nbs/07_studies.ipynb #b8f2403a
 def _compared(plan, device):
     "Measure the models of all arms together, if the study does"
     together = STUDIES[plan.study].together
@@ -247,9 +250,8 @@ def _both_sides(run):
     return dict(logged=[{k: row[k] for k in _CURVES} for row in run.metrics], alike=alike,
                 best_loss=run.best["val_loss"], best_perplexity=run.best["val_perplexity"])
 
-@study("arms", "Is the model as coded as good as the model as claimed?",
-       measure=_both_sides)
-def _arms(scale): return _arms_of_the_original(scale)
+study("arms", "Is the model as coded as good as the model as claimed?",
+      measure=_both_sides)(_arms_of_the_original)
 
 # %% ../nbs/07_studies.ipynb #549f21f2
 def _by_encoding(scale):
@@ -261,7 +263,7 @@ def _by_encoding(scale):
 @torch.no_grad()
 def _loss_by_position(model, tokens, at_once=4):
     "Measure the loss at each position: (seq,) nats per token, mean over blocks"
-    device, nats = next(model.parameters()).device, []
+    device, nats = device_of(model), []
     for x, y in zip(*(t.split(at_once) for t in tokens)):
         logits = model(x.to(device)).mT
         nats.append(F.cross_entropy(logits, y.to(device), reduction="none"))
@@ -275,32 +277,35 @@ def _packed(tokenizer, seq_len, tokens=2**16):
     ids = torch.tensor([i for e in encoded for i in (*e.ids, eot)])[:blocks*seq_len + 1]
     return ids[:-1].view(blocks, seq_len), ids[1:].view(blocks, seq_len)
 
+def _bins(model, run, contexts):
+    "Loss by position, up to so many contexts of the run's model, in eight bins a context"
+    n = run.model.config.seq_len
+    inputs, targets = _packed(run.tokenizer, 4*n)
+    losses = _loss_by_position(model, (inputs[:, :contexts*n], targets[:, :contexts*n]))
+    return losses.reshape(-1, n//8).mean(1).tolist()
+
+# %% ../nbs/07_studies.ipynb #b403b411
 def _by_position(run):
     "Loss by position up to four contexts, in eight bins a context"
-    model, n = run.model, run.model.config.seq_len
-    model.positions.warned = True                               # we know that it leaves its context
-    inputs, targets = _packed(run.tokenizer, 4*n)
-    def bins(m, contexts):
-        losses = _loss_by_position(m, (inputs[:, :contexts*n], targets[:, :contexts*n]))
-        return losses.reshape(-1, n//8).mean(1).tolist()
-    return dict(by_position=bins(model, 1 if model.config.position == "learned" else 4)), bins
+    run.model.positions.warned = True                           # we know that it leaves its context
+    contexts = 1 if run.model.config.position == "learned" else 4
+    return dict(by_position=_bins(run.model, run, contexts))
 
 # %% ../nbs/07_studies.ipynb #0603e941
 def _with_extension(run):
     "Loss by position, with RoPE also after extending the context"
-    found, bins = _by_position(run)
+    found, extended = _by_position(run), {}
     if run.model.config.position != "rope": return found
-    ways = [(method, f) for method in ("linear", "ntk", "yarn") for f in (2, 4)]
-    return found | dict(extended={
-        f"{method} {f}×": bins(extend_context(run.model, f, method), f) for method, f in ways})
+    for method, factor in product(("linear", "ntk", "yarn"), (2, 4)):
+        longer = extend_context(run.model, factor, method)
+        extended[f"{method} {factor}×"] = _bins(longer, run, factor)
+    return found | dict(extended=extended)
 
-@study("encodings", "Which encoding of positions is best, and beyond the context?",
-       measure=_with_extension)
-def _encodings(scale): return _by_encoding(scale)
+study("encodings", "Which encoding of positions is best, and beyond the context?",
+      measure=_with_extension)(_by_encoding)
 
 # %% ../nbs/07_studies.ipynb #a9129c87
-@study("rope_base", "Which base?", reference="base 10,000",
-       measure=lambda run: _by_position(run)[0])
+@study("rope_base", "Which base?", reference="base 10,000", measure=_by_position)
 def _rope_bases(scale):
     return {f"base {b:,}": dict(rope_base=float(b)) for b in (100, 10_000, 1_000_000)}
 
@@ -310,9 +315,10 @@ def _probes(run):
     tokens = read_alike(run.tokenizer, load_stories("valid"))
     pairs, c = name_pairs(run.tokenizer, tokens), run.model.config
     torch.manual_seed(run.config["train"]["seed"])
-    untrained = Transformer(c).eval().to(next(run.model.parameters()).device)
+    untrained = Transformer(c).eval().to(device_of(run.model))
     return dict(trained=probe(run.model, tokens, pairs), untrained=probe(untrained, tokens, pairs))
 
+# %% ../nbs/07_studies.ipynb #e3496474
 def _even_attention(models, device):
     "What even attention would score, and the number of layers"
     even = torch.tril(torch.ones(96, 96)) / torch.arange(1, 97)[:, None]
@@ -320,9 +326,8 @@ def _even_attention(models, device):
     return dict(layers=next(iter(models.values())).n_layers,
                 chance={k: found[k].item() for k in SCORES})
 
-@study("attention", "What do the heads look at, and is it because of RoPE?",
-       measure=_probes, together=_even_attention)
-def _attention(scale): return _by_encoding(scale)
+study("attention", "What do the heads look at, and is it because of RoPE?",
+      measure=_probes, together=_even_attention)(_by_encoding)
 
 # %% ../nbs/07_studies.ipynb #d84e9113
 def _outside_embedding(c):
@@ -475,7 +480,8 @@ def prepare_corpora(
         _write_corpora(folder, vocab_size, pages)
         write_whole(there, json.dumps(source))
     elif json.loads(there.read_text()) != source:
-        raise ValueError(f"the runs in {folder} have read other web text: give another --folder")
+        raise ValueError(f"the runs in {folder} have read other web text: "
+                         "give another folder, such as `folder='runs/other'`")
 
 # %% ../nbs/07_studies.ipynb #55cd70b0
 def _words_of_stories():
