@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock, Timeout
 
+from .attention import cache_bytes
 from .checkpoint import Run
 from .corpora import load_stories, read_stories, split_stories
 from .data import load_tokenizer, train_bpe, word_counts
@@ -86,8 +87,7 @@ def study(
 def _settings_of(changes, scale):
     "Complete the settings of an arm: those of the base, and what differs from them"
     model, config = configure("laptop", **scale.base)
-    parts = (model.resolved(), config)
-    usual = {k: v for part in parts for k, v in asdict(part).items()}
+    usual = asdict(model.resolved()) | asdict(config)
     return scale.base | {k: v for k, v in changes.items() if usual[k] != v}
 
 def _changed(changes, scale):
@@ -122,8 +122,7 @@ class Plan:
             if (given := getattr(self, what)) not in allowed:
                 raise ValueError(f"unknown {what} {given!r}: choose from {list(allowed)}")
         if self.seeds < 2:
-            raise ValueError(f"an interval needs at least 2 seeds, got {self.seeds}: "
-                             "give `seeds=3`")
+            raise ValueError(f"intervals need at least 2 seeds, got {self.seeds}: give `seeds=3`")
 
     @property
     def scale(self): return replace(SCALES[self.size], folder=Path(self.folder)/self.size)
@@ -150,7 +149,6 @@ def _train_run(settings, folder, seed, device):
         return True
     return False
 
-# %% ../nbs/07_studies.ipynb #54a429f3
 def _train_all(runs, device, check):
     "Train what is missing; wait for runs of other processes; `check` is called before each run"
     left = dict(runs)
@@ -168,8 +166,7 @@ def _score_run(run):
     known = ours and run.result["stories"] == len(valid)
     scores = run.result if known else evaluate_stories(run.model, run.tokenizer, valid)
     parts = count_parameters(c)
-    return dict(
-        {k: scores[k] for k in ("bits_per_byte", "loss", "bytes_per_token")},
+    return {k: scores[k] for k in ("bits_per_byte", "loss", "bytes_per_token")} | dict(
         steps=last["step"], tokens=last["tokens"], epochs=last["epoch"],
         best_step=run.result["best_step"], train_sha256=run.config["train_sha256"],
         vocab_size=c.vocab_size, context=c.seq_len,
@@ -196,7 +193,6 @@ def _about(plan, device):
     return provenance(command, device=str(device), title=s.title, size=plan.size, seeds=plan.seeds,
                       base=scale.base, arms=arms, reference=s.reference or next(iter(arms)))
 
-# %% ../nbs/07_studies.ipynb #b8f2403a
 def _compared(plan, device):
     "Measure the models of all arms together, if the study does"
     together = STUDIES[plan.study].together
@@ -284,14 +280,13 @@ def _bins(model, run, contexts):
     losses = _loss_by_position(model, (inputs[:, :contexts*n], targets[:, :contexts*n]))
     return losses.reshape(-1, n//8).mean(1).tolist()
 
-# %% ../nbs/07_studies.ipynb #b403b411
+# %% ../nbs/07_studies.ipynb #0603e941
 def _by_position(run):
     "Loss by position up to four contexts, in eight bins a context"
     run.model.positions.warned = True                           # we know that it leaves its context
     contexts = 1 if run.model.config.position == "learned" else 4
     return dict(by_position=_bins(run.model, run, contexts))
 
-# %% ../nbs/07_studies.ipynb #0603e941
 def _with_extension(run):
     "Loss by position, with RoPE also after extending the context"
     found, extended = _by_position(run), {}
@@ -318,7 +313,6 @@ def _probes(run):
     untrained = Transformer(c).eval().to(device_of(run.model))
     return dict(trained=probe(run.model, tokens, pairs), untrained=probe(untrained, tokens, pairs))
 
-# %% ../nbs/07_studies.ipynb #e3496474
 def _even_attention(models, device):
     "What even attention would score, and the number of layers"
     even = torch.tril(torch.ones(96, 96)) / torch.arange(1, 97)[:, None]
@@ -386,21 +380,18 @@ def _decoder(c, batch, filled, steps, device):
         for _ in range(steps): model.head(model.hidden(tokens, cache)[:, -1:])
     return run
 
-def _cache_bytes(c):
-    "Count the bytes of the cache of one sequence, in fp32"
-    return sum(l.k.nbytes + l.v.nbytes for l in new_cache(Transformer(c), 1, c.seq_len))
-
 # %% ../nbs/07_studies.ipynb #18fd88b4
 def _decoding_speed(models, device, filled, steps=8, batches=(1, 16)):
-    "Measure the cache's bytes, and tokens per second with `filled` tokens in it"
+    "Measure the cache's bytes in fp32, and tokens per second with `filled` tokens in it"
     seconds = {}
     for b in batches:
         runs = {name: _decoder(c, b, filled, steps, device) for name, c in models.items()}
         seconds[b] = in_turns(runs, device)
     speed = {name: [b*steps/np.median(seconds[b][name]) for b in batches] for name in models}
-    return dict(filled=filled, cache_bytes={name: _cache_bytes(c) for name, c in models.items()},
-                decoding_batches=list(batches), decoding_seconds=seconds,
-                decoding_tokens_per_second=speed)
+    sizes = {name: cache_bytes(c.n_layers, c.kv_heads, c.head_dim, c.seq_len, 4)
+             for name, c in models.items()}
+    return dict(filled=filled, cache_bytes=sizes, decoding_batches=list(batches),
+                decoding_seconds=seconds, decoding_tokens_per_second=speed)
 
 # %% ../nbs/07_studies.ipynb #2b15aeba
 def _kv_speeds(models, device):
@@ -480,8 +471,7 @@ def prepare_corpora(
         _write_corpora(folder, vocab_size, pages)
         write_whole(there, json.dumps(source))
     elif json.loads(there.read_text()) != source:
-        raise ValueError(f"the runs in {folder} have read other web text: "
-                         "give another folder, such as `folder='runs/other'`")
+        raise ValueError(f"the runs in {folder} have read other web text: give another `folder`")
 
 # %% ../nbs/07_studies.ipynb #55cd70b0
 def _words_of_stories():
