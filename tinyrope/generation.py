@@ -295,6 +295,22 @@ def stream(
     yield next(pieces).removeprefix(" " if prompt.endswith(" ") else "")
     yield from pieces
 
+# %% ../nbs/06_generation.ipynb #97182195
+def _rows_of(steps, eot):
+    "Generate until every row has ended; returns token ids, one list a row"
+    columns, ended = [], False
+    for tokens in steps:
+        columns.append(tokens)
+        ended = ended | (tokens == eot)
+        if ended.all(): break
+    return torch.stack(columns, 1).tolist()
+
+def _finish(tokenizer, prompt, new):
+    "Turn token ids of a prompt and of its continuation into text, and tell whether it has ended"
+    eot, *read = prompt
+    end = new.index(eot) if eot in new else len(new)
+    return tokenizer.decode(read + new[:end]), eot in new
+
 # %% ../nbs/06_generation.ipynb #bffe05d2
 def generate(
     run:Run, # whose model tells the stories
@@ -318,22 +334,6 @@ def generate(
         for (i, _, ids), new in zip(group, _rows_of(steps, ids[0])):
             stories[i].append(_finish(run.tokenizer, ids, new))
     return stories
-
-# %% ../nbs/06_generation.ipynb #97182195
-def _rows_of(steps, eot):
-    "Generate until every row has ended; returns token ids, one list a row"
-    columns, ended = [], False
-    for tokens in steps:
-        columns.append(tokens)
-        ended = ended | (tokens == eot)
-        if ended.all(): break
-    return torch.stack(columns, 1).tolist()
-
-def _finish(tokenizer, prompt, new):
-    "Turn token ids of a prompt and of its continuation into text, and tell whether it has ended"
-    eot, *read = prompt
-    end = new.index(eot) if eot in new else len(new)
-    return tokenizer.decode(read + new[:end]), eot in new
 
 # %% ../nbs/06_generation.ipynb #6ed108e2
 def _has_weights(run):
