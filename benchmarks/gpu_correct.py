@@ -23,7 +23,7 @@ from models import inputs_and_targets, shrink
 from tinyrope.attention import document_ids, packed_mask
 from tinyrope.checkpoint import Run
 from tinyrope.corpora import load_stories
-from tinyrope.generation import Sampling, generate
+from tinyrope.generation import generate
 from tinyrope.kernels import Chunks, chunked_cross_entropy
 from tinyrope.metrics import evaluate_stories
 from tinyrope.model import SIZES, ModelConfig, Transformer
@@ -119,7 +119,7 @@ def part_checks(device):
 def greedy(run):
     "Three stories, always the likeliest token"
     settings = Sampling(temperature=0.)
-    return [generate(run.model, run.tokenizer, prompt, max_new_tokens=64, settings=settings)[0][0]
+    return [generate(run, prompt, max_new_tokens=64, temperature=0.)[0][0]
             for prompt in PROMPTS]
 
 

@@ -57,7 +57,7 @@ def cut(text):
 
 def tell(run, prompts, settings, n=1, limit=None):
     "Go on with prompts, `n` times with each"
-    told = generate(run.model, run.tokenizer, prompts, n, limit, settings)
+    told = generate(run, prompts, n, limit, **vars(settings))
     return [dict(of=i, text=text[len(prompts[i]):], ended=ended_properly(text, ended))
             for i, rows in enumerate(told) for text, ended in rows]
 

@@ -211,7 +211,7 @@ def _tell_stories(run, prompt, settings, max_new_tokens, extend):
     warnings.showwarning = _warn_on_stderr
     for i, sampling in enumerate(settings):
         if i: print(EOT)
-        pieces = stream(run.model, run.tokenizer, prompt, max_new_tokens, sampling, extend)
+        pieces = stream(run, prompt, max_new_tokens, extend, **vars(sampling))
         for k, piece in enumerate(pieces):
             print(prompt + piece if k == 0 else piece, end="", flush=True)
         print()

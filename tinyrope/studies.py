@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate, islice
+from itertools import accumulate, islice, product
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,13 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock, Timeout
 
+from .attention import cache_bytes
 from .checkpoint import Run
 from .corpora import load_stories, read_stories, split_stories
 from .data import load_tokenizer, train_bpe, word_counts
 from .eval_attention import SCORES, head_scores, name_pairs, probe, read_alike
 from .ledger import before, in_turns, provenance, write_result
-from .metrics import evaluate_stories
+from .metrics import device_of, evaluate_stories
 from .model import (SIZES, ModelConfig, Transformer, count_parameters, extend_context,
                             new_cache)
 from .optim import make_optimizers
@@ -49,6 +50,7 @@ class Scale:
     @property
     def model(self): return configure("laptop", **self.base)[0]     # that all arms start from
 
+# %% ../nbs/07_studies.ipynb #b7e4e65f
 SCALES = {
     "smoke": Scale(dict(vocab_size=512, dim=32, n_layers=2, n_heads=2, seq_len=64, batch_size=4,
                         epochs=.0005, eval_every=10, eval_blocks=8, compile="off"),
@@ -85,13 +87,13 @@ def study(
 def _settings_of(changes, scale):
     "Complete the settings of an arm: those of the base, and what differs from them"
     model, config = configure("laptop", **scale.base)
-    parts = (model.resolved(), config)
-    usual = {k: v for part in parts for k, v in asdict(part).items()}
+    usual = asdict(model.resolved()) | asdict(config)
     return scale.base | {k: v for k, v in changes.items() if usual[k] != v}
 
-def _changed(settings, scale):
-    "The settings that are not those of the base"
-    return {k: v for k, v in settings.items() if scale.base.get(k) != v}
+def _changed(changes, scale):
+    "The settings of an arm that are not those of the base"
+    settings = _settings_of(changes, scale).items()
+    return {k: v for k, v in settings if scale.base.get(k) != v}
 
 # %% ../nbs/07_studies.ipynb #2d78e0cc
 def _word(value):
@@ -101,9 +103,8 @@ def _word(value):
 
 def _run_name(changes, scale, seed):
     "Name the run of an arm by what is changed, in at most 100 characters (paths of Windows)"
-    changed = _changed(_settings_of(changes, scale), scale)
-    parts = [f"{k}={_word(v)}" for k, v in sorted(changed.items())]
-    name = "_".join((*parts, f"seed={seed}"))
+    changed = sorted(_changed(changes, scale).items())
+    name = "_".join((*(f"{k}={_word(v)}" for k, v in changed), f"seed={seed}"))
     if len(name) <= 100: return name
     return f"{name[-80:]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
@@ -121,8 +122,7 @@ class Plan:
             if (given := getattr(self, what)) not in allowed:
                 raise ValueError(f"unknown {what} {given!r}: choose from {list(allowed)}")
         if self.seeds < 2:
-            raise ValueError(f"an interval needs at least 2 seeds, got {self.seeds}: "
-                             "give `seeds=3`")
+            raise ValueError(f"intervals need at least 2 seeds, got {self.seeds}: give `seeds=3`")
 
     @property
     def scale(self): return replace(SCALES[self.size], folder=Path(self.folder)/self.size)
@@ -166,8 +166,7 @@ def _score_run(run):
     known = ours and run.result["stories"] == len(valid)
     scores = run.result if known else evaluate_stories(run.model, run.tokenizer, valid)
     parts = count_parameters(c)
-    return dict(
-        {k: scores[k] for k in ("bits_per_byte", "loss", "bytes_per_token")},
+    return {k: scores[k] for k in ("bits_per_byte", "loss", "bytes_per_token")} | dict(
         steps=last["step"], tokens=last["tokens"], epochs=last["epoch"],
         best_step=run.result["best_step"], train_sha256=run.config["train_sha256"],
         vocab_size=c.vocab_size, context=c.seq_len,
@@ -188,7 +187,7 @@ def _measured(study, folder, device):
 def _about(plan, device):
     "What a result says about itself"
     scale, s = plan.scale, STUDIES[plan.study]
-    arms = {arm: _changed(_settings_of(c, scale), scale) for arm, c in s.arms(scale).items()}
+    arms = {arm: _changed(changes, scale) for arm, changes in s.arms(scale).items()}
     command = f"tinyrope-study {plan.study} --size {plan.size} --seeds {plan.seeds}"
     if plan.study == "web": command += " --web FILE"
     return provenance(command, device=str(device), title=s.title, size=plan.size, seeds=plan.seeds,
@@ -247,9 +246,8 @@ def _both_sides(run):
     return dict(logged=[{k: row[k] for k in _CURVES} for row in run.metrics], alike=alike,
                 best_loss=run.best["val_loss"], best_perplexity=run.best["val_perplexity"])
 
-@study("arms", "Is the model as coded as good as the model as claimed?",
-       measure=_both_sides)
-def _arms(scale): return _arms_of_the_original(scale)
+study("arms", "Is the model as coded as good as the model as claimed?",
+      measure=_both_sides)(_arms_of_the_original)
 
 # %% ../nbs/07_studies.ipynb #549f21f2
 def _by_encoding(scale):
@@ -261,7 +259,7 @@ def _by_encoding(scale):
 @torch.no_grad()
 def _loss_by_position(model, tokens, at_once=4):
     "Measure the loss at each position: (seq,) nats per token, mean over blocks"
-    device, nats = next(model.parameters()).device, []
+    device, nats = device_of(model), []
     for x, y in zip(*(t.split(at_once) for t in tokens)):
         logits = model(x.to(device)).mT
         nats.append(F.cross_entropy(logits, y.to(device), reduction="none"))
@@ -275,32 +273,34 @@ def _packed(tokenizer, seq_len, tokens=2**16):
     ids = torch.tensor([i for e in encoded for i in (*e.ids, eot)])[:blocks*seq_len + 1]
     return ids[:-1].view(blocks, seq_len), ids[1:].view(blocks, seq_len)
 
-def _by_position(run):
-    "Loss by position up to four contexts, in eight bins a context"
-    model, n = run.model, run.model.config.seq_len
-    model.positions.warned = True                               # we know that it leaves its context
+def _bins(model, run, contexts):
+    "Loss by position, up to so many contexts of the run's model, in eight bins a context"
+    n = run.model.config.seq_len
     inputs, targets = _packed(run.tokenizer, 4*n)
-    def bins(m, contexts):
-        losses = _loss_by_position(m, (inputs[:, :contexts*n], targets[:, :contexts*n]))
-        return losses.reshape(-1, n//8).mean(1).tolist()
-    return dict(by_position=bins(model, 1 if model.config.position == "learned" else 4)), bins
+    losses = _loss_by_position(model, (inputs[:, :contexts*n], targets[:, :contexts*n]))
+    return losses.reshape(-1, n//8).mean(1).tolist()
 
 # %% ../nbs/07_studies.ipynb #0603e941
+def _by_position(run):
+    "Loss by position up to four contexts, in eight bins a context"
+    run.model.positions.warned = True                           # we know that it leaves its context
+    contexts = 1 if run.model.config.position == "learned" else 4
+    return dict(by_position=_bins(run.model, run, contexts))
+
 def _with_extension(run):
     "Loss by position, with RoPE also after extending the context"
-    found, bins = _by_position(run)
+    found, extended = _by_position(run), {}
     if run.model.config.position != "rope": return found
-    ways = [(method, f) for method in ("linear", "ntk", "yarn") for f in (2, 4)]
-    return found | dict(extended={
-        f"{method} {f}×": bins(extend_context(run.model, f, method), f) for method, f in ways})
+    for method, factor in product(("linear", "ntk", "yarn"), (2, 4)):
+        longer = extend_context(run.model, factor, method)
+        extended[f"{method} {factor}×"] = _bins(longer, run, factor)
+    return found | dict(extended=extended)
 
-@study("encodings", "Which encoding of positions is best, and beyond the context?",
-       measure=_with_extension)
-def _encodings(scale): return _by_encoding(scale)
+study("encodings", "Which encoding of positions is best, and beyond the context?",
+      measure=_with_extension)(_by_encoding)
 
 # %% ../nbs/07_studies.ipynb #a9129c87
-@study("rope_base", "Which base?", reference="base 10,000",
-       measure=lambda run: _by_position(run)[0])
+@study("rope_base", "Which base?", reference="base 10,000", measure=_by_position)
 def _rope_bases(scale):
     return {f"base {b:,}": dict(rope_base=float(b)) for b in (100, 10_000, 1_000_000)}
 
@@ -310,7 +310,7 @@ def _probes(run):
     tokens = read_alike(run.tokenizer, load_stories("valid"))
     pairs, c = name_pairs(run.tokenizer, tokens), run.model.config
     torch.manual_seed(run.config["train"]["seed"])
-    untrained = Transformer(c).eval().to(next(run.model.parameters()).device)
+    untrained = Transformer(c).eval().to(device_of(run.model))
     return dict(trained=probe(run.model, tokens, pairs), untrained=probe(untrained, tokens, pairs))
 
 def _even_attention(models, device):
@@ -320,9 +320,8 @@ def _even_attention(models, device):
     return dict(layers=next(iter(models.values())).n_layers,
                 chance={k: found[k].item() for k in SCORES})
 
-@study("attention", "What do the heads look at, and is it because of RoPE?",
-       measure=_probes, together=_even_attention)
-def _attention(scale): return _by_encoding(scale)
+study("attention", "What do the heads look at, and is it because of RoPE?",
+      measure=_probes, together=_even_attention)(_by_encoding)
 
 # %% ../nbs/07_studies.ipynb #d84e9113
 def _outside_embedding(c):
@@ -381,21 +380,18 @@ def _decoder(c, batch, filled, steps, device):
         for _ in range(steps): model.head(model.hidden(tokens, cache)[:, -1:])
     return run
 
-def _cache_bytes(c):
-    "Count the bytes of the cache of one sequence, in fp32"
-    return sum(l.k.nbytes + l.v.nbytes for l in new_cache(Transformer(c), 1, c.seq_len))
-
 # %% ../nbs/07_studies.ipynb #18fd88b4
 def _decoding_speed(models, device, filled, steps=8, batches=(1, 16)):
-    "Measure the cache's bytes, and tokens per second with `filled` tokens in it"
+    "Measure the cache's bytes in fp32, and tokens per second with `filled` tokens in it"
     seconds = {}
     for b in batches:
         runs = {name: _decoder(c, b, filled, steps, device) for name, c in models.items()}
         seconds[b] = in_turns(runs, device)
     speed = {name: [b*steps/np.median(seconds[b][name]) for b in batches] for name in models}
-    return dict(filled=filled, cache_bytes={name: _cache_bytes(c) for name, c in models.items()},
-                decoding_batches=list(batches), decoding_seconds=seconds,
-                decoding_tokens_per_second=speed)
+    sizes = {name: cache_bytes(c.n_layers, c.kv_heads, c.head_dim, c.seq_len, 4)
+             for name, c in models.items()}
+    return dict(filled=filled, cache_bytes=sizes, decoding_batches=list(batches),
+                decoding_seconds=seconds, decoding_tokens_per_second=speed)
 
 # %% ../nbs/07_studies.ipynb #2b15aeba
 def _kv_speeds(models, device):
@@ -475,7 +471,7 @@ def prepare_corpora(
         _write_corpora(folder, vocab_size, pages)
         write_whole(there, json.dumps(source))
     elif json.loads(there.read_text()) != source:
-        raise ValueError(f"the runs in {folder} have read other web text: give another --folder")
+        raise ValueError(f"the runs in {folder} have read other web text: give another `folder`")
 
 # %% ../nbs/07_studies.ipynb #55cd70b0
 def _words_of_stories():
