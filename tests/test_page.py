@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from tinyrope.attention_page import page_stories, write_attention_page
 from tinyrope.checkpoint import Run
-from tinyrope.eval_attention import attention_maps, encode, names_of
+from tinyrope.eval_attention import attention_maps, encode, token_strings
 
 REQUIRED = os.environ.get("TINYROPE_REQUIRE_BROWSER") == "1"        # as in continuous integration: nothing is skipped
 if not REQUIRED: pytest.importorskip("selenium", reason="selenium is not installed: pip install -e '.[browser]'")
@@ -54,7 +54,7 @@ def stories():
     "What the model computes: for each story its token names and (n_layers, n_heads, query, key) weights"
     run = Run("bundled")
     tokens = [encode(run.tokenizer, text, 48) for text in page_stories().values()]
-    return [(names_of(run.tokenizer, t), attention_maps(run.model, t)[:, 0]) for t in tokens]
+    return [(token_strings(run.tokenizer, t), attention_maps(run.model, t)[:, 0]) for t in tokens]
 
 
 def choose(page, story=None, layer=None, head=None):

@@ -21,7 +21,7 @@ from matplotlib.colors import to_hex
 from torch import Tensor
 
 from .corpora import ASSETS, load_stories
-from .eval_attention import attention_maps, encode, names_of
+from .eval_attention import attention_maps, encode, token_strings
 from .model import Transformer
 from .plotting import WEIGHTS
 from .store import write_whole
@@ -61,7 +61,7 @@ def story_data(
     tokens = encode(tokenizer, text, max_len)
     raw = [tokenizer.decode([i]) for i in tokens[0].tolist()]
     spaces = [" " if t.startswith(" ") else "" for t in raw]
-    names = [space + t for space, t in zip(spaces, names_of(tokenizer, tokens))]
+    names = [space + t for space, t in zip(spaces, token_strings(tokenizer, tokens))]
     return dict(name=name, tokens=names, weights=pack_maps(attention_maps(model, tokens)[:, 0]))
 
 # %% ../nbs/attention_page.ipynb #39af5f70
