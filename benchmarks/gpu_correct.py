@@ -111,14 +111,13 @@ def part_checks(device):
     found = chunked_cross_entropy(h, head, t, chunks=Chunks(128, 64))
     gap = abs(found - F.cross_entropy(head(h), t)).item()
     yield "loss in chunks against cross_entropy", gap, 1e-4
-    matrices = orthogonalise(torch.randn(3, 96, 256, device=device)).float()
+    matrices = torch.stack(orthogonalise(list(torch.randn(3, 96, 256, device=device)))).float()
     furthest = (torch.linalg.svdvals(matrices) - 1).abs().max().item()
     yield "Muon: singular values, furthest from 1", furthest, .5        # it is made to be fast
 
 
 def greedy(run):
     "Three stories, always the likeliest token"
-    settings = Sampling(temperature=0.)
     return [generate(run, prompt, max_new_tokens=64, temperature=0.)[0][0]
             for prompt in PROMPTS]
 

@@ -8,7 +8,7 @@ import torch
 from conftest import ROOT
 from tinyrope.attention_page import page_stories, write_attention_page
 from tinyrope.checkpoint import Run
-from tinyrope.eval_attention import attention_maps, encode, names_of
+from tinyrope.eval_attention import attention_maps, encode, token_strings
 
 # as in continuous integration: nothing is skipped
 REQUIRED = os.environ.get("TINYROPE_REQUIRE_BROWSER") == "1"
@@ -69,7 +69,7 @@ def stories():
     run = Run("bundled")
     tokens = [encode(run.tokenizer, text, 48) for text in page_stories().values()]
     maps = [attention_maps(run.model, t)[:, 0] for t in tokens]
-    return [(names_of(run.tokenizer, t), m) for t, m in zip(tokens, maps)]
+    return [(token_strings(run.tokenizer, t), m) for t, m in zip(tokens, maps)]
 
 
 # ---- what can be done on the page, and what it shows

@@ -16,19 +16,22 @@ import seaborn as sns
 PALETTE = sns.color_palette("colorblind")
 WEIGHTS = "rocket_r"    # sequential: attention weights, probabilities
 SIGNED = "vlag"         # diverging: differences and other signed data
-STYLE = {"figure.dpi": 110, "savefig.bbox": "tight", "axes.spines.top": False, "axes.spines.right": False,
-         "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.labelsize": 10,
-         "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.frameon": False, "legend.fontsize": 9,
-         "axes.prop_cycle": plt.cycler(color=PALETTE), "figure.constrained_layout.use": True}
+
+# %% ../nbs/plotting.ipynb #94d0a7f3
+STYLE = {"figure.dpi": 110, "figure.constrained_layout.use": True, "savefig.bbox": "tight",
+         "axes.spines.top": False, "axes.spines.right": False, "axes.labelsize": 10,
+         "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
+         "axes.prop_cycle": plt.cycler(color=PALETTE), "xtick.labelsize": 9, "ytick.labelsize": 9,
+         "legend.frameon": False, "legend.fontsize": 9}
 
 # %% ../nbs/plotting.ipynb #4130ce28
 def figure(
-    rows:int=1, # panels down
-    cols:int=1, # panels across
-    size:tuple=(5.5, 3.2), # width and height of one panel, inches
-    **kwargs # passed to `plt.subplots`, e.g. `sharey=True`
-):
-    "Open a figure of `rows` × `cols` panels in the house style; returns what `plt.subplots` returns"
+    rows:int = 1, # panels down
+    cols:int = 1, # panels across
+    size:tuple = (5.5, 3.2), # width and height of one panel, inches
+    **kwargs, # passed to `plt.subplots`, e.g. `sharey=True`
+): # what `plt.subplots` returns: the figure, and one axes or an array of them
+    "Open a figure of `rows` × `cols` panels in the house style"
     plt.rcParams.update(STYLE)
     return plt.subplots(rows, cols, figsize=(size[0]*cols, size[1]*rows), **kwargs)
 
@@ -36,11 +39,11 @@ def figure(
 def label(
     ax, # matplotlib axes
     title:str, # the finding, in a sentence
-    x:str="", # name and unit of the horizontal axis
-    y:str="", # name and unit of the vertical axis
-    legend:bool=False # show a legend?
-):
-    "Title and name the axes of `ax`, and return it"
+    x:str = "", # name and unit of the horizontal axis
+    y:str = "", # name and unit of the vertical axis
+    legend:bool = False, # show a legend?
+): # `ax` itself
+    "Title and name the axes of `ax`"
     ax.set(title=title, xlabel=x, ylabel=y)
     if legend: ax.legend()
     return ax
@@ -49,15 +52,14 @@ def label(
 def heatmap(
     ax, # matplotlib axes
     matrix, # (rows, columns) values
-    rows:list=None, # names of the rows
-    cols:list=None, # names of the columns
-    cmap:str=WEIGHTS, # colour map: `WEIGHTS` or `SIGNED`
-    vmin:float=None, # value of the lowest colour
-    vmax:float=None, # value of the highest colour
-    bar:str="" # label of the colour bar; none is drawn if empty
-):
-    "Draw `matrix` as coloured cells on `ax` and return the image"
-    image = ax.imshow(np.asarray(matrix, dtype=float), cmap=cmap, vmin=vmin, vmax=vmax, aspect="auto", interpolation="nearest")
+    rows:list|None = None, # names of the rows
+    cols:list|None = None, # names of the columns
+    bar:str = "", # label of the colour bar; none is drawn if empty
+    **colours, # passed to `ax.imshow`: `cmap` (else `WEIGHTS`), and the range `vmin` to `vmax`
+): # the image, from which a colour bar for several panels can be made
+    "Draw `matrix` as coloured cells on `ax`"
+    look = dict(cmap=WEIGHTS, aspect="auto", interpolation="nearest") | colours
+    image = ax.imshow(np.asarray(matrix, dtype=float), **look)
     if cols is not None: ax.set_xticks(range(len(cols)), cols, rotation=90)
     if rows is not None: ax.set_yticks(range(len(rows)), rows)
     ax.spines[:].set_visible(False)
@@ -70,9 +72,10 @@ def band(
     x, # (points,) horizontal positions
     mean, # (points,) middle of the band
     spread, # (points,) half its height, e.g. a standard deviation or a 95 % half-interval
-    **kwargs # passed to `ax.plot`
-):
+    **kwargs, # passed to `ax.plot`
+): # the line
     "Plot `mean` against `x` with a shaded band of ± `spread`"
     line, = ax.plot(x, mean, **kwargs)
-    ax.fill_between(x, np.subtract(mean, spread), np.add(mean, spread), color=line.get_color(), alpha=.2, lw=0)
+    low, high = np.subtract(mean, spread), np.add(mean, spread)
+    ax.fill_between(x, low, high, color=line.get_color(), alpha=.2, lw=0)
     return line

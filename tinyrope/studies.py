@@ -26,7 +26,7 @@ from .attention import cache_bytes
 from .checkpoint import Run
 from .corpora import load_stories, read_stories, split_stories
 from .data import load_tokenizer, train_bpe, word_counts
-from .eval_attention import SCORES, head_scores, name_pairs, probe, read_alike
+from .eval_attention import SCORES, head_scores, name_pairs, probe, stories_of_length
 from .ledger import before, in_turns, provenance, write_result
 from .metrics import device_of, evaluate_stories
 from .model import (SIZES, ModelConfig, Transformer, count_parameters, extend_context,
@@ -307,7 +307,7 @@ def _rope_bases(scale):
 # %% ../nbs/07_studies.ipynb #b1ad0de1
 def _probes(run):
     "Probe the attention of a run, and of its model before training"
-    tokens = read_alike(run.tokenizer, load_stories("valid"))
+    tokens = stories_of_length(run.tokenizer, load_stories("valid"))
     pairs, c = name_pairs(run.tokenizer, tokens), run.model.config
     torch.manual_seed(run.config["train"]["seed"])
     untrained = Transformer(c).eval().to(device_of(run.model))
@@ -493,7 +493,7 @@ def _vocabularies(scale):
 # %% ../nbs/07_studies.ipynb #ebabb19d
 def _first_token(run):
     "Weight on the first token, by layer, mean over heads and stories"
-    tokens = read_alike(run.tokenizer, load_stories("valid"))
+    tokens = stories_of_length(run.tokenizer, load_stories("valid"))
     return dict(first=np.array(probe(run.model, tokens, {})["first"]).mean(-1).tolist())
 
 @study("masking", "Does it help to keep packed stories apart?", measure=_first_token)
