@@ -40,13 +40,14 @@ def all_prompts():
 
 def choose(split):
     "Numbers of long enough stories, spread over a split"
-    long = [i for i, s in enumerate(load_stories(split)) if len(s.split()) >= SETTINGS["at_least"]]
+    stories = load_stories(split, shuffled=False)
+    long = [i for i, s in enumerate(stories) if len(s.split()) >= SETTINGS["at_least"]]
     return [long[k*len(long)//SETTINGS["stories"]] for k in range(SETTINGS["stories"])]
 
 
 def split_chosen(split, numbers):
     "Openings and rests of stories"
-    stories = load_stories(split)
+    stories = load_stories(split, shuffled=False)
     return zip(*(split_opening(stories[i], SETTINGS["opening"]) for i in numbers))
 
 
@@ -117,7 +118,7 @@ def split_of(group):
 
 def measure_texts(texts, openings, rests, index):
     "Measures of all texts, and of the validation stories themselves: group → one dict a text"
-    known = Language.learn(load_stories("train"))
+    known = Language.learn(load_stories("train", shuffled=False))
     def measure(opening, rest): return measures(opening, rest, known, index, SETTINGS["words"])
     found, given = {}, openings | dict(prompts=all_prompts())
     for group, told in texts.items():
@@ -139,7 +140,8 @@ def agreements(texts, rests):
 
 def measure_losses(run, split):
     "Nats and bytes of the first stories of a split"
-    return story_losses(run.model, run.tokenizer, load_stories(split)[:SETTINGS["losses"]])
+    stories = load_stories(split, shuffled=False)[:SETTINGS["losses"]]
+    return story_losses(run.model, run.tokenizer, stories)
 
 
 # ---- what the measures come to, with 95 % intervals
@@ -274,7 +276,7 @@ def main():
                        chosen=chosen, texts=kept)
     write_result(out, facts, DIGITS)
 
-    seconds, index = clock(lambda: CorpusIndex(load_stories("train")))
+    seconds, index = clock(lambda: CorpusIndex(load_stories("train", shuffled=False)))
     found = measure_texts(texts, openings, rests, index)
     agreed, sets = agreements(texts, rests), make_sets(texts, found, rests["valid"])
     losses = {split: measure_losses(run, split) for split in SPLITS}

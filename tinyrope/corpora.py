@@ -39,9 +39,10 @@ def split_stories(
     return [s for s in map(str.strip, text.split(EOT)) if s]
 
 # %% ../nbs/corpora.ipynb #a5c09b1f
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=4)
 def load_stories(
     split:str="train", # "train", "valid" or "test"
+    shuffled:bool=True, # False: the training stories in the order of the file
 ) -> tuple: # of stories
     "Load a split of the embedded corpus. Raises ValueError for another split or a damaged file"
     splits = list(SHA256)
@@ -51,7 +52,8 @@ def load_stories(
     if hashlib.sha256(data).hexdigest() != SHA256[split]:
         raise ValueError(f"the embedded corpus file of {split!r} is damaged: reinstall tinyrope")
     stories = split_stories(lzma.decompress(data).decode())
-    return tuple(sorted(stories, key=_hash_of_text) if split == "train" else stories)
+    mixed = split == "train" and shuffled
+    return tuple(sorted(stories, key=_hash_of_text) if mixed else stories)
 
 # %% ../nbs/corpora.ipynb #e0aa67e6
 def _hash_of_text(text):
