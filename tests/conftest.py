@@ -9,6 +9,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import tinyrope             # before torch: sets how its idle threads wait
 
 ROOT = Path(__file__).parent.parent
 NAMES_OF_MACHINES = r"/tmp/|/root/|/home/|/work/"

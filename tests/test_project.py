@@ -3,7 +3,10 @@ import ast
 import configparser
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -233,3 +236,13 @@ def test_links_into_the_site_and_the_repository_lead_somewhere():
 def test_broken_links_are_found(target):
     "A page, heading or file that does not exist is noticed"
     assert leads_nowhere(ROOT/"nbs"/"index.ipynb", target)
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "10000"), ("7", "7")])
+def test_idle_threads_give_way_unless_the_user_says_otherwise(given, used):
+    "Importing the package sets how OpenMP waits; a value that is set already stays"
+    env = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
+    if given: env["GOMP_SPINCOUNT"] = given
+    code = "import os, tinyrope; print(os.environ['GOMP_SPINCOUNT'])"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == used

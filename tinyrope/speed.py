@@ -9,6 +9,7 @@ __all__ = ['matmul_speed', 'best_speed', 'choose_bf16']
 
 # %% ../nbs/speed.ipynb #3ba99829
 import json
+import math
 import time
 from pathlib import Path
 
@@ -60,10 +61,9 @@ def _machine(device, dtype):
 
 def _read_speeds(place):
     "Read the known speeds; none if the file is missing or damaged"
-    try: found = json.loads(place.read_text())
-    except (OSError, ValueError): return {}
-    good = isinstance(found, dict) and all(isinstance(v, float) for v in found.values())
-    return found if good else {}
+    try: found = json.loads(place.read_text()).items()
+    except (OSError, ValueError, AttributeError): return {}
+    return {k: v for k, v in found if type(v) is float and 0 < v < math.inf}
 
 # %% ../nbs/speed.ipynb #fbf12393
 def choose_bf16(
