@@ -50,9 +50,8 @@ def orthogonalise(
 ) -> list: # of (rows, cols), singular values near 1
     "Push all singular values towards 1 by Newton-Schulz iteration"
     wide = [m.mT if m.shape[0] > m.shape[1] else m for m in matrices]
-    wide = [x / (x.norm() + 1e-7) for x in map(Tensor.float, wide)]
     iterate = _iterate_in_bf16 if matrices[0].is_cuda else _iterate_on_squares
-    steps = iterate(wide, polynomials)
+    steps = iterate([x.float() for x in wide], polynomials)
     return [(s.mT if m.shape[0] > m.shape[1] else s).type_as(m) for m, s in zip(matrices, steps)]
 
 # %% ../nbs/03b_optim.ipynb #f63abc4d
@@ -66,8 +65,10 @@ def _iterate_on_squares(matrices, polynomials):
     "Iterate on X·Xᵀ, for all matrices with the same number of rows together"
     steps = list(matrices)
     for group in _by(len, matrices):
-        squares = torch.stack([matrices[i] @ matrices[i].mT for i in group])
-        for i, p in zip(group, _product_of_polynomials(squares, polynomials)): steps[i] = p @ steps[i]
+        norms = torch.stack([matrices[i].norm() + 1e-7 for i in group])[:, None, None]
+        squares = torch.stack([matrices[i] @ matrices[i].mT for i in group]) / norms**2
+        products = _product_of_polynomials(squares, polynomials) / norms
+        for i, p in zip(group, products): steps[i] = p @ matrices[i]
     return steps
 
 # %% ../nbs/03b_optim.ipynb #e877e421
@@ -75,7 +76,7 @@ def _iterate_in_bf16(matrices, polynomials):
     "Iterate on stacks of matrices of one shape"
     steps = list(matrices)
     for group in _by(lambda x: x.shape, matrices):
-        x = torch.stack([matrices[i] for i in group]).bfloat16()
+        x = torch.stack([matrices[i] / (matrices[i].norm() + 1e-7) for i in group]).bfloat16()
         for a, b, c in polynomials:
             square = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
@@ -110,8 +111,10 @@ class Muon(torch.optim.Optimizer):
         "Orthogonalise the momentum, part by part"
         rows = [self.rows.get(w, (len(w),)) for w in weights]
         parts = [part for m, n in zip(ahead, rows) for part in m.split(n)]
-        steps = [s*max(1, s.shape[0]/s.shape[1])**.5 for s in orthogonalise(parts, self.polynomials)]
-        return [torch.cat([steps.pop(0) for _ in n]) for n in rows]
+        steps = orthogonalise(parts, self.polynomials)
+        for s in steps: s *= max(1, s.shape[0]/s.shape[1])**.5
+        whole = ([steps.pop(0) for _ in n] for n in rows)
+        return [s[0] if len(s) == 1 else torch.cat(s) for s in whole]
 
     @torch.no_grad()
     def step(self):
