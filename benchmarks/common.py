@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from tinyrope.ledger import provenance, write_result
 from tinyrope.processes import synchronise
 
@@ -123,3 +124,13 @@ def write_groups(path, groups, packages, **facts):
 def read_begun(path, **empty):
     "Read a result that may have been begun, or else return the empty one"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
+
+
+# ---- rows that several processes add
+
+def add_row(path, row, conclude=lambda result: {}):
+    "Add a row to a result, and what can be concluded from all rows"
+    with FileLock(f"{path}.lock"):
+        result = read_begun(path)
+        result["rows"].append(row)
+        write_result(path, result | conclude(result))

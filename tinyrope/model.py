@@ -431,7 +431,7 @@ _original = ModelConfig(vocab_size=50257, dim=640, n_layers=12, n_heads=10, seq_
                         norm="layer", mlp="gelu", bias=True, tied=False,
                         init="pytorch", attention_dropout=.1)
 SIZES = {"smoke": ModelConfig(vocab_size=512, dim=32, n_layers=2, n_heads=2, seq_len=64),
-         "laptop": ModelConfig(),
+         "laptop": ModelConfig(vocab_size=4096, n_heads=2),
          "bundled": ModelConfig(vocab_size=4096, dim=192, n_layers=6, n_heads=6, seq_len=512),
          "15m": ModelConfig(vocab_size=32000, dim=288, n_layers=6, n_heads=6, seq_len=256),
          "42m": ModelConfig(vocab_size=32000, dim=512, n_layers=8, n_heads=8, seq_len=1024),

@@ -51,14 +51,15 @@ class Scale:
     def model(self): return configure("laptop", **self.base)[0]     # that all arms start from
 
 # %% ../nbs/07_studies.ipynb #b7e4e65f
+_RECIPE = dict(learning_rate=4e-3, muon_learning_rate=.01, mask_stories=False)
 SCALES = {
-    "smoke": Scale(dict(vocab_size=512, dim=32, n_layers=2, n_heads=2, seq_len=64, batch_size=4,
-                        epochs=.0005, eval_every=10, eval_blocks=8, compile="off"),
+    "smoke": Scale(dict(_RECIPE, vocab_size=512, dim=32, n_layers=2, n_heads=2, seq_len=64,
+                        batch_size=4, epochs=.0005, eval_every=10, eval_blocks=8, compile="off"),
                    long=.001, steps=10),
-    "nano": Scale(dict(epochs=.2, eval_every=50, compile="off"), long=.5, steps=328),
-    "full": Scale(dict(dim=384, n_layers=8, n_heads=6, vocab_size=4096, seq_len=512, dropout=.1,
-                       batch_size=32, epochs=4., eval_every=100),
-                  long=4., steps=756, own_size=True)}
+    "nano": Scale(dict(_RECIPE, vocab_size=2048, n_heads=4, epochs=.2, eval_every=50,
+                       compile="off"), long=.5, steps=328),
+    "full": Scale(dict(_RECIPE, dim=384, n_layers=8, n_heads=6, vocab_size=4096, seq_len=512,
+                       dropout=.1, batch_size=32, epochs=4., eval_every=100), 4., 756, True)}
 
 # %% ../nbs/07_studies.ipynb #d29a88d5
 @dataclass(frozen=True)
@@ -71,7 +72,6 @@ class Study:
     reference:str = ""              # arm that the others are compared with; empty: the first
 
 STUDIES = {}
-
 def study(
     name:str, # for the command line and the file of the result
     title:str, # the question
@@ -247,7 +247,7 @@ def _both_sides(run):
                 best_loss=run.best["val_loss"], best_perplexity=run.best["val_perplexity"])
 
 study("arms", "Is the model as coded as good as the model as claimed?",
-      measure=_both_sides)(_arms_of_the_original)
+      measure=_both_sides)(_arms_of_the_original);
 
 # %% ../nbs/07_studies.ipynb #549f21f2
 def _by_encoding(scale):
@@ -297,7 +297,7 @@ def _with_extension(run):
     return found | dict(extended=extended)
 
 study("encodings", "Which encoding of positions is best, and beyond the context?",
-      measure=_with_extension)(_by_encoding)
+      measure=_with_extension)(_by_encoding);
 
 # %% ../nbs/07_studies.ipynb #a9129c87
 @study("rope_base", "Which base?", reference="base 10,000", measure=_by_position)
@@ -321,7 +321,7 @@ def _even_attention(models, device):
                 chance={k: found[k].item() for k in SCORES})
 
 study("attention", "What do the heads look at, and is it because of RoPE?",
-      measure=_probes, together=_even_attention)(_by_encoding)
+      measure=_probes, together=_even_attention)(_by_encoding);
 
 # %% ../nbs/07_studies.ipynb #d84e9113
 def _outside_embedding(c):

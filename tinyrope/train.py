@@ -29,7 +29,7 @@ from .checkpoint import (Progress, Run, checked_best, load_weights, merge_weight
 from .corpora import EMBEDDED
 from .data import Batches, eval_blocks
 from .job import Job, describe, open_folder, resume_command
-from .memory import check_memory, memory_needed
+from .memory import check_fits
 from .metrics import device_of, evaluate_blocks, evaluate_stories
 from .model import SIZES, ModelConfig, Transformer
 from .optim import make_optimizers, schedule
@@ -138,13 +138,13 @@ class TrainConfig(Settings):
     max_stories:optional(Count) = None      # read at most so many; None: all
     tokenizer:Text = "bpe"                  # "bpe": train one on the corpus; "gpt2"; or a tokenizer.json
     batch_size:Count = 8                    # rows in a step, over all processes
-    mask_stories:bool = False               # keep the stories packed into a row apart in attention
+    mask_stories:bool = True                # keep the stories packed into a row apart in attention
     accumulate:Count = 1                    # micro-batches of a step, for batches that do not fit into memory
-    steps:optional(Count) = 2000            # optimizer steps; None: as many as `epochs` gives
+    steps:optional(Count) = 1700            # optimizer steps; None: as many as `epochs` gives
     epochs:optional(number(above=0, most=10**6)) = None     # passes over the corpus
     optimizer:Literal["muon", "adamw"] = "muon"     # for matrices in the blocks, "adamw" for the rest; or for all
-    learning_rate:number(above=0) = 4e-3    # AdamW's
-    muon_learning_rate:number(above=0) = .01        # Muon's
+    learning_rate:number(above=0) = .012    # AdamW's
+    muon_learning_rate:number(above=0) = .007       # Muon's
     weight_decay:number(0, 100) = 0.        # on matrices
     decay_all:bool = False                  # ... and on embeddings, norms and biases too
     beta2:number(above=0, below=1) = .95    # AdamW's memory of squared gradients
@@ -157,7 +157,7 @@ class TrainConfig(Settings):
     keep_every:whole(0) = 0                 # checkpoints at multiples of so many steps are kept for good; 0: none
     patience:whole(0) = 0                   # evaluations without gain after which to stop; 0: never
     min_gain:number(0, 100) = .001          # what counts as a gain, nats per token
-    precision:Literal["auto", "fp32", "bf16"] = "auto"      # auto: bf16 on GPUs that have it, else fp32
+    precision:Literal["auto", "fp32", "bf16"] = "auto"      # auto: bf16 where it is faster
     compile:Literal["auto", "on", "off"] = "auto"   # auto: where the run is long enough to repay its time
     seed:Seed = 0                           # of weights, order and dropout
 
@@ -172,13 +172,14 @@ class TrainConfig(Settings):
 
 # %% ../nbs/04_train.ipynb #3cd17c5c
 _laptop = TrainConfig()
-_arm = TrainConfig(original_data=True, tokenizer="gpt2", batch_size=16, steps=None, epochs=10,
-                   optimizer="adamw", learning_rate=3e-4, weight_decay=.01, decay_all=True,
-                   beta2=.999, schedule="constant", eval_every=700, eval_blocks=800, patience=10,
-                   precision="fp32")
+_larger = replace(_laptop, learning_rate=4e-3, muon_learning_rate=.01)
+_arm = replace(_larger, original_data=True, mask_stories=False, tokenizer="gpt2", batch_size=16,
+               steps=None, epochs=10, optimizer="adamw", learning_rate=3e-4, weight_decay=.01,
+               decay_all=True, beta2=.999, schedule="constant", eval_every=700, eval_blocks=800,
+               patience=10, precision="fp32")
 _smoke = replace(_laptop, batch_size=4, steps=40, eval_every=20, eval_blocks=64, max_stories=500)
-_bundled = replace(_laptop, mask_stories=True, steps=4400, weight_decay=.1)
-_scaled = replace(_laptop, corpus="tinystories", tokenizer="gpt2", batch_size=128, steps=10_000,
+_bundled = replace(_larger, steps=4400, weight_decay=.1)
+_scaled = replace(_larger, corpus="tinystories", tokenizer="gpt2", batch_size=128, steps=10_000,
                   eval_every=500)
 PRESETS = {"smoke": (SIZES["smoke"], _smoke), "laptop": (SIZES["laptop"], _laptop),
            "bundled": (SIZES["bundled"], _bundled), "as_claimed": (SIZES["as_claimed"], _arm),
@@ -427,10 +428,10 @@ def train(
 def _set_up(job, folder):
     "Make trainer and recorder of a run, and open its folder"
     config, active = job.config, rank_and_world()[0] == 0
-    _check_fits(job)
+    check_fits(job)
     data = prepare(config, job.model.vocab_size)
     job = replace(job, model=replace(job.model, vocab_size=data.tokenizer.get_vocab_size()))
-    _check_fits(job)
+    check_fits(job)
     trainer = make_trainer(job.model, config, data.train, job.device, job.shard)
     trainer.bf16 = choose_bf16(trainer, folder)
     about = describe(replace(job, bf16=trainer.bf16), data)
@@ -440,11 +441,6 @@ def _set_up(job, folder):
     log = Log(folder, active, draws=job.wandb != "disabled")
     if log.active and log.draws: log.tracker = start_tracker(folder, job.wandb, about)
     return trainer, Recorder(folder, about, data, blocks, log)
-
-def _check_fits(job):
-    "Raise ValueError if a run cannot fit into the memory of its device"
-    needed = memory_needed(job.model, job.config, job.device, job.world, job.shard)
-    check_memory(needed, job.device)
 
 # %% ../nbs/04_train.ipynb #a660444c
 if __name__ == "__main__" and "__file__" in globals():      # not in a notebook
