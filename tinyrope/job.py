@@ -82,6 +82,7 @@ _MAY_CHANGE = ("accumulate", "keep_every")      # they change rounding, or nothi
 def _check_same(folder, job, about):
     "Raise ValueError if the run in the folder was started with other settings or data"
     old = read_config(folder/"config.json")
+    _check_version(folder, old)
     _check_draws(old, about)
     for part, asked in (("model", job.model), ("train", job.config)):
         then, now = _old_settings(folder, type(asked), old[part]), _settings(asked)
@@ -90,6 +91,13 @@ def _check_same(folder, job, about):
             raise ValueError(f"{folder} was started with other settings (then, now): {changed}. "
                              "Resume with the same ones, or give another `out`")
     _check_data(folder, old, about)
+
+# %% ../nbs/job.ipynb #d349b873
+def _check_version(folder, old):
+    "Raise ValueError if a run was begun when Muon took other steps"
+    if "bf16" in old or old["train"].get("optimizer") == "adamw": return
+    raise ValueError(f"{folder} was begun by an earlier version, whose Muon took other steps: "
+                     "give another `out`")
 
 # %% ../nbs/job.ipynb #25f0337e
 def _settings(config) -> dict:
