@@ -6,18 +6,22 @@ Docs: https://tinyrope.github.io/tinyrope/ledger.html.md"""
 
 # %% auto #0
 __all__ = ['cpu_name', 'hardware', 'versions', 'provenance', 'results_folder', 'read_result', 'read_study', 'write_result',
-           'mean_interval', 'bootstrap', 'permutation_p', 'values', 'difference', 'format_number', 'say', 'say_range',
-           'judge', 'table', 'in_turns', 'before']
+           'pack_nats', 'unpack_nats', 'mean_interval', 'bootstrap', 'permutation_p', 'share_interval',
+           'two_level_interval', 'equivalence_p', 'detectable', 'holm', 'Contrast', 'contrast', 'decide', 'values',
+           'difference', 'format_number', 'say', 'say_range', 'judge', 'table', 'in_turns', 'before']
 
 # %% ../nbs/ledger.ipynb #baa0ca5d
+import base64
 import contextlib
 import json
 import os
 import platform
 import time
+from dataclasses import dataclass
 from datetime import date
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -108,6 +112,20 @@ def write_result(
     text = json.dumps(_rounded(result, digits), indent=1, ensure_ascii=False)
     write_whole(path, text + "\n")
 
+# %% ../nbs/ledger.ipynb #03a6c1c1
+def pack_nats(
+    nats, # (stories,) numbers
+) -> str: # in base64, 16 bits a number
+    "Write the nats of stories compactly"
+    return base64.b64encode(np.asarray(nats, "<f2").tobytes()).decode()
+
+# %% ../nbs/ledger.ipynb #ba466afa
+def unpack_nats(
+    text:str, # from `pack_nats`
+) -> np.ndarray: # (stories,)
+    "Read the nats of stories"
+    return np.frombuffer(base64.b64decode(text), "<f2").astype(float)
+
 # %% ../nbs/ledger.ipynb #23685f45
 def mean_interval(
     values, # (n,) or (n, ...) one value a run, at least two
@@ -147,6 +165,121 @@ def permutation_p(
     pair = np.asarray(a), np.asarray(b)
     return permutation_test(pair, gap, permutation_type="samples", n_resamples=draws, batch=200,
                             rng=seed, vectorized=True, axis=0).pvalue
+
+# %% ../nbs/ledger.ipynb #fbd2bbf3
+def share_interval(
+    hits:int, # cases in which it happened
+    cases:int, # all cases
+    error:float = .05, # probability that the interval misses, at most
+): # share, lower and upper end of the interval
+    "Share of cases with its exact interval"
+    from scipy.stats import binomtest
+    found = binomtest(hits, cases).proportion_ci(1 - error, "exact")
+    return hits/cases, found.low, found.high
+
+# %% ../nbs/ledger.ipynb #6062015b
+def two_level_interval(
+    values, # (seeds, documents) e.g. nats, or differences of nats
+    sizes = None, # (documents,) what to divide by, e.g. bytes; None: the number of documents
+    draws:int = 2000, # resamplings
+    seed:int = 0, # of the resampling
+): # mean and half the width of its 95 % interval
+    "Mean over seeds and documents. Raises ValueError for fewer than two seeds"
+    from scipy.stats import t
+    values, rng = np.asarray(values, dtype=float), np.random.default_rng(seed)
+    n, documents = values.shape
+    if n < 2: raise ValueError(f"an interval needs at least two seeds, got {n}: run more")
+    sizes = np.ones(documents) if sizes is None else np.asarray(sizes)
+    seeds = rng.multinomial(n, np.full(n, 1/n), draws)/n                        # (draws, seeds)
+    drawn = rng.multinomial(documents, np.full(documents, 1/documents), draws)
+    means = ((seeds @ values)*drawn).sum(1)/(drawn @ sizes)
+    half = t.ppf(.975, n - 1)*means.std()*(n/(n - 1))**.5
+    return values.mean(0).sum()/sizes.sum(), half
+
+# %% ../nbs/ledger.ipynb #8b14708e
+def equivalence_p(
+    differences, # (n,) one value a seed
+    bound:float, # differences smaller than this do not matter
+) -> float:
+    "Test whether a mean difference is smaller than a bound, on either side"
+    from scipy.stats import ttest_1samp
+    above = ttest_1samp(differences, -bound, alternative="greater").pvalue
+    return float(max(above, ttest_1samp(differences, bound, alternative="less").pvalue))
+
+# %% ../nbs/ledger.ipynb #d4e03825
+def detectable(
+    spread:float, # standard deviation of the differences
+    n:int, # how many there are
+    power:float = .8, # probability that the difference is found
+    error:float = .05, # of the two-sided test
+) -> float: # in the unit of the spread
+    "Find the smallest true difference that a study of n differences finds"
+    from scipy.optimize import brentq
+    from scipy.stats import nct, t
+    edge = t.ppf(1 - error/2, n - 1)
+    def missed(effect): return nct.cdf(edge, n - 1, effect) - (1 - power)
+    return float(brentq(missed, 0, 100)*spread/n**.5)
+
+# %% ../nbs/ledger.ipynb #52428c0e
+def holm(
+    p, # (m,) p-values of the parts of a claim
+) -> np.ndarray: # (m,) corrected
+    "Correct p-values for their number"
+    p = np.asarray(p, dtype=float)
+    order = np.argsort(p)
+    raised = np.maximum.accumulate(p[order]*np.arange(len(p), 0, -1))
+    return np.minimum(1, raised)[np.argsort(order)]
+
+# %% ../nbs/ledger.ipynb #e862f613
+_Expected = Literal["lower", "higher", "same"]
+
+@dataclass(frozen=True)
+class Contrast:
+    "A planned comparison and what was found"
+    mean:float          # of the differences
+    half:float          # half the width of its 95 % interval
+    n:int               # differences, one a seed
+    bound:float         # smaller differences do not matter
+    expected:_Expected   # what the claim says of the difference
+    p_yes:float         # of a result like this if the claim is false
+    p_no:float          # of a result like this if the claim is true
+    spread:float        # standard deviation of the differences
+
+    @property
+    def detectable(self): return detectable(self.spread, self.n)    # minimal detectable effect
+
+# %% ../nbs/ledger.ipynb #c651d7f9
+def contrast(
+    differences, # (n,) one value a seed, or one a document
+    expected:_Expected, # what the claim says of them
+    bound:float, # smaller differences do not matter
+) -> Contrast:
+    "Make a planned comparison. Raises ValueError for fewer than two differences"
+    from scipy.stats import ttest_1samp
+    d = np.asarray(differences, dtype=float)
+    mean, half = mean_interval(d)
+    if expected == "same":
+        p_yes, p_no = equivalence_p(d, bound), ttest_1samp(d, 0).pvalue
+    else:
+        sign = 1 if expected == "higher" else -1
+        p_yes = min(1, 2*ttest_1samp(sign*d, 0, alternative="greater").pvalue)
+        p_no = ttest_1samp(sign*d, bound, alternative="less").pvalue
+    found = map(float, (p_yes, p_no, d.std(ddof=1)))
+    return Contrast(float(mean), float(half), len(d), bound, expected, *found)
+
+# %% ../nbs/ledger.ipynb #5504e9a3
+def decide(
+    parts:dict, # name → `Contrast`
+    error:float = .05, # probability of any false yes, and of any false no
+) -> dict: # name → "yes", "no" or "undecided"
+    "Judge the parts of a claim, corrected for their number"
+    yes, no = (holm([getattr(c, k) for c in parts.values()]) < error for k in ("p_yes", "p_no"))
+    def word(c, for_it, against):
+        first, second = ("yes", "no") if c.expected == "same" else ("no", "yes")
+        one, other = (for_it, against) if c.expected == "same" else (against, for_it)
+        if one: return first
+        return second if other else "undecided"
+    return {name: word(c, *ps) for (name, c), *ps in zip(parts.items(), yes, no)}
 
 # %% ../nbs/ledger.ipynb #ee9ed6f4
 def values(

@@ -1,4 +1,4 @@
-"""One loss, reported as nats per token, perplexity and bits per byte, and one function that computes it.
+"""One loss, reported as nats per token, perplexity and bits per byte, from one function, and the floor to beat.
 
 Docs: https://tinyrope.github.io/tinyrope/metrics.html.md"""
 
@@ -6,13 +6,14 @@ Docs: https://tinyrope.github.io/tinyrope/metrics.html.md"""
 
 # %% auto #0
 __all__ = ['bits_per_byte', 'perplexity', 'Score', 'target_nats', 'device_of', 'evaluating', 'windows', 'evaluate_stories',
-           'evaluate_blocks']
+           'story_nats', 'evaluate_blocks', 'NgramTable', 'evaluate_ngrams', 'ngram_floor']
 
 # %% ../nbs/03a_metrics.ipynb #0bd574ba
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -109,14 +110,20 @@ def evaluate_stories(
     stories, # texts, each scored on its own
 ) -> dict: # loss, perplexity, bits_per_byte, bytes_per_token, stories, tokens, bytes
     "Score texts, with a bar on a terminal. Raises ValueError if there are none"
-    nats, n_stories, n_tokens, n_bytes = [], 0, 0, 0
     with evaluating(model), _scoring_bar() as bar:
-        for texts in _by_bytes(s for s in stories if s):
-            encoded = _encode(tokenizer, texts)
-            nats += _nats_of_stories(model, encoded, bar)
-            n_stories += len(texts)
-            n_tokens += sum(len(ids) - 1 for ids in encoded)
-            n_bytes += sum(len(s.encode()) for s in texts)
+        def nats_of(encoded): return _nats_of_stories(model, encoded, bar)
+        return _evaluate(nats_of, tokenizer, stories)
+
+# %% ../nbs/03a_metrics.ipynb #a905f517
+def _evaluate(nats_of, tokenizer, stories):
+    "Score texts by a function from encoded stories to the nats of each"
+    nats, n_stories, n_tokens, n_bytes = [], 0, 0, 0
+    for texts in _by_bytes(s for s in stories if s):
+        encoded = _encode(tokenizer, texts)
+        nats += list(nats_of(encoded))
+        n_stories += len(texts)
+        n_tokens += sum(len(ids) - 1 for ids in encoded)
+        n_bytes += sum(len(s.encode()) for s in texts)
     if not n_stories: raise ValueError("there is no story to evaluate: the text is empty")
     score = Score(math.fsum(nats), n_tokens, n_bytes)
     return dict(loss=score.loss, perplexity=score.perplexity, bits_per_byte=score.bits_per_byte,
@@ -131,14 +138,15 @@ def _encode(tokenizer, texts):
 
 # %% ../nbs/03a_metrics.ipynb #b1d48283
 def _nats_of_stories(model, encoded, bar):
-    "Score all windows of some stories; returns the nats of each batch"
-    jobs = [w for ids in encoded for w in windows(ids, model.config.seq_len)]
-    jobs.sort(key=lambda window: len(window[0]))
+    "Score all windows of some stories; returns the nats of each story, (stories,)"
+    jobs = [(i, *w) for i, ids in enumerate(encoded) for w in windows(ids, model.config.seq_len)]
+    jobs.sort(key=lambda job: len(job[1]))
     bar.total += len(jobs)
-    nats, rows = [], _rows_at_once(model)
-    for i in range(0, len(jobs), rows):
-        nats.append(_nats_of_windows(model, jobs[i:i+rows]))
-        bar.update(len(jobs[i:i+rows]))
+    nats, rows = np.zeros(len(encoded)), _rows_at_once(model)
+    for first in range(0, len(jobs), rows):
+        part = jobs[first:first+rows]
+        np.add.at(nats, [i for i, *_ in part], _nats_of_windows(model, [w for _, *w in part]))
+        bar.update(len(part))
     return nats
 
 # %% ../nbs/03a_metrics.ipynb #f2fe9419
@@ -149,12 +157,12 @@ def _rows_at_once(model):
 
 # %% ../nbs/03a_metrics.ipynb #a1c8ea27
 def _nats_of_windows(model, jobs):
-    "Total nats of the unscored targets of some windows, padded to one length"
+    "Nats of the unscored targets of some windows, padded to one length: (windows,)"
     pad = nn.utils.rnn.pad_sequence
     inputs = pad([inputs for inputs, _, _ in jobs], batch_first=True)
     targets = pad([targets for _, targets, _ in jobs], batch_first=True, padding_value=-1)
     for row, (_, _, done) in zip(targets, jobs): row[:done] = -1
-    return target_nats(model, inputs, targets).sum().item()
+    return target_nats(model, inputs, targets).sum(1).numpy()
 
 # %% ../nbs/03a_metrics.ipynb #0bad7471
 def _by_bytes(
@@ -176,6 +184,18 @@ def _scoring_bar():
     "Count scored windows on a terminal, nothing elsewhere"
     return tqdm(total=0, desc="scoring", unit=" windows", disable=None, leave=False)
 
+# %% ../nbs/03a_metrics.ipynb #15706410
+def story_nats(
+    model:nn.Module, # a `Transformer`, or what is called like one and has its `config`
+    tokenizer, # its tokenizer
+    stories, # texts, none of them empty
+) -> np.ndarray: # (stories,) nats
+    "Score texts one by one, as `evaluate_stories` does"
+    with evaluating(model), _scoring_bar() as bar:
+        parts = [_nats_of_stories(model, _encode(tokenizer, texts), bar)
+                 for texts in _by_bytes(stories)]
+    return np.concatenate(parts)
+
 # %% ../nbs/03a_metrics.ipynb #18b5fb15
 def evaluate_blocks(
     model:nn.Module, # a `Transformer`
@@ -194,3 +214,109 @@ def evaluate_blocks(
     text = Score(nats[sizes > 0].sum().item(), int((sizes > 0).sum()), int(sizes.sum()))
     return dict(val_loss=every.loss, val_perplexity=every.perplexity,
                 val_bits_per_byte=text.bits_per_byte)
+
+# %% ../nbs/03a_metrics.ipynb #dcc829c5
+def _discounts(counts):
+    "Estimate what is taken from counts of 0, 1, 2, and 3 or more; (4,)"
+    n = np.bincount(np.minimum(counts, 5), minlength=6)[1:5]        # n-grams counted 1 to 4 times
+    usual = np.array([0, .5, 1, 1.5])                               # of a text too small to tell
+    if not n.all(): return usual
+    k = np.arange(1, 4)
+    taken = k - (k + 1)*n[0]/(n[0] + 2*n[1])*n[1:]/n[:-1]
+    return np.array([0, *taken]) if ((0 < taken) & (taken < k)).all() else usual
+
+# %% ../nbs/03a_metrics.ipynb #0c7fcba5
+@dataclass
+class _Level:
+    "The n-grams of one length"
+    keys:np.ndarray                 # (n,) number of the context · vocab_size + last token, ascending
+    counts:np.ndarray               # (n,) occurrences
+    contexts:int                    # how many contexts are numbered
+    before:np.ndarray|None = None   # (n,) different tokens before each; where there are none, `counts`
+
+    def find(self, keys):
+        "Number n-grams; −1 for those that were never seen"
+        place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[place] == keys, place, -1)
+
+    def probabilities(self, counts, vocab_size):
+        "Discount: the first term of the equation, (n,), and γ of each context, (contexts,)"
+        context, taken = self.keys//vocab_size, _discounts(counts)[np.minimum(counts, 3)]
+        total = np.bincount(context, counts, self.contexts)
+        left = np.bincount(context, taken, self.contexts)
+        never = total == 0                                          # nothing was seen after it
+        return (counts - taken)/total[context], np.where(never, 1, left/np.where(never, 1, total))
+
+# %% ../nbs/03a_metrics.ipynb #31b225e0
+class NgramTable:
+    "Counted n-grams with modified Kneser-Ney smoothing. Raises ValueError for an unended text"
+    def __init__(self,
+        tokens, # (n,) training text: token ids of documents, each followed by end-of-text
+        eot:int, # id of end-of-text
+        vocab_size:int, # tokens that the tokenizer knows
+        order:int = 4, # length of the longest n-grams
+    ):
+        self.eot, self.vocab_size, self.levels, shorter, contexts = eot, vocab_size, [], None, 1
+        for keys, before in self._walk(tokens, order):
+            unique, first, counts = np.unique(keys[keys >= 0], return_index=True, return_counts=True)
+            self.levels.append(_Level(unique, counts.astype(np.int32), contexts))
+            if shorter is not None: self._count_before(shorter[keys >= 0][first])
+            shorter, contexts = self.levels[-1].find(keys), len(unique)
+
+    def _walk(self, tokens, order):
+        "Yield the keys of the n-grams that end at each token, and the numbers of their contexts"
+        text = np.asarray(tokens).astype(np.int64)
+        if not len(text) or text[-1] != self.eot:
+            raise ValueError("each document must be followed by end-of-text, the last one too: "
+                             f"add token {self.eot}")
+        before = np.zeros(len(text), np.int64)
+        for n in range(order):
+            keys = np.where(before < 0, -1, before*self.vocab_size + text)
+            yield keys, before
+            ids = self.levels[n].find(keys)
+            before = np.roll(np.where((text == self.eot) & (n > 0), -1, ids), 1)
+
+    def _count_before(self, shorter):
+        "Count the different tokens before each n-gram of the level below the last"
+        level = self.levels[-2]
+        found = np.bincount(shorter, minlength=len(level.keys)).astype(np.int32)
+        level.before = np.where(found > 0, found, level.counts)
+
+    def nats(self,
+        tokens, # (n,) token ids of documents, each followed by end-of-text
+        order:int|None = None, # length of the longest n-grams; None: all
+    ) -> np.ndarray: # (n,) −ln p of each token
+        "Score a text"
+        order, p = order or len(self.levels), 1/self.vocab_size
+        for level, (keys, context) in zip(self.levels, self._walk(tokens, order)):
+            counts = level.counts if level is self.levels[order - 1] else level.before
+            share, left = level.probabilities(counts, self.vocab_size)
+            ids = level.find(keys)
+            longer = np.where(ids < 0, 0, share[ids]) + left[context]*p
+            p = np.where(context < 0, p, longer)
+        return -np.log(p)
+
+# %% ../nbs/03a_metrics.ipynb #cf188447
+def evaluate_ngrams(
+    table:NgramTable, # counted on the training text
+    tokenizer, # whose tokens were counted
+    stories, # texts, each scored on its own
+    order:int|None = None, # length of the longest n-grams; None: all of the table
+) -> dict: # as `evaluate_stories`
+    "Score texts by a table. Raises ValueError if there are none"
+    def nats_of(encoded):
+        text = np.concatenate([np.append(ids[1:], table.eot) for ids in encoded])
+        return table.nats(text, order)[text != table.eot]
+    return _evaluate(nats_of, tokenizer, stories)
+
+# %% ../nbs/03a_metrics.ipynb #d1d8cef2
+def ngram_floor(
+    tokens, # (n,) what a model was trained on: documents, each followed by end-of-text
+    tokenizer, # whose tokens these are
+    stories, # texts to score
+    orders:int = 4, # length of the longest n-grams
+) -> dict: # order → bits per byte
+    "Score texts by tables of every order, counted on one text"
+    table = NgramTable(tokens, tokenizer.token_to_id(EOT), tokenizer.get_vocab_size(), orders)
+    def score(order): return evaluate_ngrams(table, tokenizer, stories, order)["bits_per_byte"]
+    return {order: score(order) for order in range(1, orders + 1)}

@@ -22,18 +22,17 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock, Timeout
 
-from .attention import cache_bytes
 from .checkpoint import Run
 from .corpora import load_stories, read_stories, split_stories
 from .data import load_tokenizer, train_bpe, word_counts
 from .eval_attention import SCORES, head_scores, name_pairs, probe, stories_of_length
 from .ledger import before, in_turns, provenance, write_result
 from .metrics import device_of, evaluate_stories
-from .model import (SIZES, ModelConfig, Transformer, count_parameters, extend_context,
-                            new_cache)
+from .model import SIZES, ModelConfig, Transformer, count_parameters, extend_context
 from .optim import make_optimizers
 from .prepare import texts_of
 from .processes import can_compile, pick_device, use_bf16
+from .speed import decoding_speed
 from .store import EOT, write_whole
 from .train import TrainConfig, configure, train
 
@@ -368,38 +367,13 @@ def _training_speed(models, device):
 def _depths(scale):
     return {f"{n} layers": _at_depth(scale.model, n) for n in (2, 4, 8, 16)}
 
-# %% ../nbs/07_studies.ipynb #de96d525
-def _decoder(c, batch, filled, steps, device):
-    "Make a function that decodes `steps` tokens after `filled` cached ones"
-    model = Transformer(c).eval().to(device)
-    tokens = torch.randint(c.vocab_size, (batch, 1), device=device)
-    cache = new_cache(model, batch, filled + steps)
-    @torch.inference_mode()
-    def run():
-        for layer in cache: layer.length = filled
-        for _ in range(steps): model.head(model.hidden(tokens, cache)[:, -1:])
-    return run
-
-# %% ../nbs/07_studies.ipynb #18fd88b4
-def _decoding_speed(models, device, filled, steps=8, batches=(1, 16)):
-    "Measure the cache's bytes in fp32, and tokens per second with `filled` tokens in it"
-    seconds = {}
-    for b in batches:
-        runs = {name: _decoder(c, b, filled, steps, device) for name, c in models.items()}
-        seconds[b] = in_turns(runs, device)
-    speed = {name: [b*steps/np.median(seconds[b][name]) for b in batches] for name in models}
-    sizes = {name: cache_bytes(c.n_layers, c.kv_heads, c.head_dim, c.seq_len, 4)
-             for name, c in models.items()}
-    return dict(filled=filled, cache_bytes=sizes, decoding_batches=list(batches),
-                decoding_seconds=seconds, decoding_tokens_per_second=speed)
-
 # %% ../nbs/07_studies.ipynb #2b15aeba
 def _kv_speeds(models, device):
     "Measure decoding for the arms, and for the original's size"
     large = {f"{k} of 10": replace(SIZES["as_claimed"], n_kv_heads=k) for k in (10, 5, 2, 1)}
-    found = _decoding_speed(models, device, next(iter(models.values())).seq_len - 16)
+    found = decoding_speed(models, device, next(iter(models.values())).seq_len - 16)
     return found | dict(threads=torch.get_num_threads(),
-                        original=_decoding_speed(large, device, 480))
+                        original=decoding_speed(large, device, 480))
 
 @study("kv_heads", "What do grouped queries cost, and save?", together=_kv_speeds)
 def _kv_heads(scale):
