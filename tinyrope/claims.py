@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from .corpora import load_stories
-from .ledger import (difference, mean_interval, read_result, read_study, say, say_range,
-                             values)
+from .ledger import (bootstrap, difference, mean_interval, read_result, read_study, say,
+                             say_range, values)
 from .rope import apply_rope, rope_frequencies, rope_tables
 
 # %% ../nbs/claims.ipynb #5862e05d
@@ -162,6 +162,19 @@ def _rotated_scores(q, k, m, n):
         return apply_rope(x, *rope_tables(1, rope_frequencies(64), position)).double()
     return (at(q, m)*at(k, n)).sum(-1)[:, 0] / 8
 
+# %% ../nbs/claims.ipynb #7aa5a5bd
+def _interventions(n):
+    "Say of which model the results of interventions are, and on how many stories"
+    return f"the model in the package, {n} stories"
+
+def _shift_and_text():
+    "Largest change of the scores by a shift, and that of the deeper half by a text before, by story"
+    r = read_result("interventions")
+    scores, longest = r["distance"]["scores"], max(r["settings"]["lengths"])
+    shift = np.max(scores[f"shift by {longest}"])
+    text = np.array(scores[f"other story, {longest}"])[:, r["model"]["n_layers"]//2:].mean(1)
+    return longest, shift, text
+
 # %% ../nbs/claims.ipynb #94b88b09
 @claim(4, "With RoPE, the attention score depends only on the relative distance",
        "scores of random queries and keys, shifted together; "
@@ -173,14 +186,18 @@ def relative_distance():
     q, k = torch.randn(2, 1000, 1, 64, generator=rng, dtype=torch.float64)
     near, far = _rotated_scores(q, k, 20, 12), _rotated_scores(q, k, 420, 412)
     shifted, content = (near - far).abs().max().item(), near.std().item()
-    bound = math.ceil(math.log10(shifted))
+    bound, (tokens, whole, text) = math.ceil(math.log10(shifted)), _shift_and_text()
     return (
         f"Shifted by 400 positions, 1,000 scores change by less than 1e{bound}; "
         f"at one distance, other queries and keys change them "
         f"by {content:.1f} (standard deviation). Of the positions only the distance counts; "
-        "the content counts too"
+        f"the content counts too. In a whole model, a shift by {tokens} positions changes no score "
+        f"by more than {100*whole:.4f} % of their size; {tokens} tokens of another story before "
+        "change those of the deeper half of the layers by "
+        f"{_within(bootstrap(text), 100, 0)} % ({_interventions(len(text))})"
     ), verdict(of_the_positions_only_the_distance=shifted < 1e-4,
-               nothing_but_the_distance=content < 1e-4)
+               nothing_but_the_distance=content < 1e-4, a_shifted_text_is_read_alike=whole < 1e-4,
+               a_text_before_changes_nothing=bool(text.mean() < 1e-4))
 
 # %% ../nbs/claims.ipynb #e8f905d7
 def _band(study, arm, state="trained"):
@@ -193,6 +210,12 @@ def _all(parts):
     "True if all parts are, False if one is refuted, None (undecided) otherwise"
     return False if False in parts else (None if None in parts else True)
 
+# %% ../nbs/claims.ipynb #8178d9eb
+def _band_lost():
+    "Percentage of the weight within distance 4 that is lost without rotations, one value a story"
+    r = read_result("interventions")["rotations"]["band"]
+    return 100*(np.array(r["untouched"]) - r["none kept"])
+
 # %% ../nbs/claims.ipynb #995444e2
 @claim(5, "Layer-5 mean attention shows a strong local diagonal band, because of RoPE",
        "the weight at distance ≤ 4 for five encodings and untrained models",
@@ -204,12 +227,15 @@ def diagonal_band():
     more = {arm: mean_interval(rope - _band(r, arm)) for arm in r["arms"] if arm != "rope"}
     told = "; ".join(f"{arm} {say(*m, 1)}" for arm, m in more.items())
     others = [_positive(*m) for arm, m in more.items() if arm != "none"]
-    start = untrained.mean()
+    start, lost = untrained.mean(), _band_lost()
+    causal = bootstrap(lost)
     return (
         f"Within distance 4 lies {say(*mean_interval(rope), 1)} % of the weight with RoPE, "
         f"{start:.1f} % untrained. RoPE minus another encoding, in points: "
-        f"{told} ({_size_of(r)})"
+        f"{told} ({_size_of(r)}). Without its rotations, a trained model loses "
+        f"{_within(causal, 1, 1)} points ({_interventions(len(lost))})"
     ), verdict(learnt=_positive(*mean_interval(rope - untrained)),
+               made_by_rotations_in_a_trained_model=_above_zero(*causal[1:]),
                more_than_without_encoding=_positive(*more["none"]),
                more_than_with_another=_all(others))
 
@@ -218,6 +244,31 @@ def _weights(study, kind):
     "Weight of a kind of word in the models with RoPE: (seeds, layers), or (seeds, layers, heads)"
     return np.array([row["trained"][kind] for row in study["rows"] if row["arm"] == "rope"])
 
+def _by_depth(study):
+    "Excess weight in the deeper half of the layers, kind → (seeds,), and that of names in the other"
+    half = study["layers"]//2
+    kinds = "names", "things", "other words"
+    deep = {kind: _weights(study, kind)[:, half:].mean(1) for kind in kinds}
+    return deep, _weights(study, "names")[:, :half].mean(1)
+
+# %% ../nbs/claims.ipynb #f44c1489
+def _columns_used():
+    "Three planned comparisons of names with matched words: values by story"
+    r = read_result("interventions")
+    found = r["columns"]["other words"]
+    weight = np.array(found["weight"])[:, r["model"]["n_layers"]//2:].mean(1)
+    blocked = np.array(found["blocked"], dtype=float)           # (stories, blocked word, predicted)
+    cost = blocked[:, 0] - blocked[:, 1]
+    mentions, pronouns = (cost[:, i][~np.isnan(cost[:, i])] for i in (0, 2))
+    return dict(weight=weight, mentions=mentions, pronouns=pronouns)
+
+def _told(used, n):
+    "Say what names have beyond matched words, and what their columns are used for"
+    return ("Names minus words of the same story that recur as often and are as frequent: excess "
+            f"weight {_within(used['weight'])}; with their column blocked, later mentions of the "
+            f"name cost {_within(used['mentions'])} nats more and pronouns "
+            f"{_within(used['pronouns'])} ({_interventions(n)})")
+
 # %% ../nbs/claims.ipynb #27e0dca3
 @claim(6, "Deeper layers show vertical bands on subject tokens (\"Tom\", \"dragon\"): "
           "attention sinks that keep track of entities",
@@ -225,21 +276,24 @@ def _weights(study, kind):
        "against matched words", "eval_attention.html#do-names-get-columns")
 def subject_bands():
     "Compare the weight of names, things and other recurring words in the deeper half of the layers"
-    r, kinds = read_study("attention"), ("names", "things", "other words")
-    half, first = r["layers"]//2, 100*_weights(r, "first").mean()
-    deep = {kind: _weights(r, kind)[:, half:].mean(1) for kind in kinds}
-    shallow = _weights(r, "names")[:, :half].mean(1)
-    names, things, others = (mean_interval(deep[kind]) for kind in kinds)
+    r, by_story = read_study("attention"), _columns_used()
+    first, (deep, shallow) = 100*_weights(r, "first").mean(), _by_depth(r)
+    names, things, others = map(mean_interval, deep.values())
+    used = {k: bootstrap(v, error=.05/4) for k, v in by_story.items()}
     beyond = mean_interval(deep["names"] - deep["other words"])
     deeper = mean_interval(deep["names"] - shallow)
     return (
         "Excess weight in the deeper half of the layers (even attention is 1): "
         f"names {say(*names, 2)}, things {say(*things, 2)}, "
         f"other words that come back {say(*others, 2)}. The sink of large models, the first token, "
-        f"gets {first:.1f} % here, even attention gives {r['chance']['first']:.1%} ({_size_of(r)})"
+        f"gets {first:.1f} % here, even attention gives {r['chance']['first']:.1%} ({_size_of(r)}). "
+        f"{_told(used, len(by_story['weight']))}"
     ), verdict(
         sinks=names[0] + 1 > 10, names=_positive(*names),
         names_more_than_what_comes_back=_positive(*beyond),
+        names_more_than_matched_words=_above_zero(*used["weight"][1:]),
+        columns_serve_later_mentions=_above_zero(*used["mentions"][1:]),
+        columns_serve_pronouns=_above_zero(*used["pronouns"][1:]),
         more_so_deeper=_positive(*deeper), things=_positive(*things))
 
 # %% ../nbs/claims.ipynb #e07b2fd8

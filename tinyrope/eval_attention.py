@@ -7,7 +7,7 @@ Docs: https://tinyrope.github.io/tinyrope/eval_attention.html.md"""
 # %% auto #0
 __all__ = ['SCORES', 'KINDS', 'attention_maps', 'encode', 'token_strings', 'even_attention', 'head_scores', 'stories_of_length',
            'by_story', 'all_scores', 'distance_profile', 'induction', 'find_names', 'find_things', 'column_mass',
-           'whole_words', 'matched_pairs', 'name_pairs', 'pair_masses', 'probe']
+           'whole_words', 'matched_pairs', 'words_of_corpus', 'name_pairs', 'pair_masses', 'probe']
 
 # %% ../nbs/05_eval_attention.ipynb #860fe931
 import re
@@ -216,14 +216,14 @@ def matched_pairs(
 KINDS = ("names", "things", "other words")
 
 @lru_cache(maxsize=1)
-def _words_of_corpus():
-    "Names, things, and the frequency of words in the training stories"
+def words_of_corpus() -> tuple: # set of names, set of things, word → occurrences
+    "Find names and things in the training stories, and count all words"
     corpus = load_stories("train")
     return find_names(corpus), find_things(corpus), _count(r"\w+", corpus)
 
 def _tested_words(words):
     "The words of a story that are put to the test: kind → set"
-    names, things, frequency = _words_of_corpus()
+    names, things, frequency = words_of_corpus()
     commonest = max(frequency[w] for w in names)
     times = Counter(w for w in words if w and frequency[w] <= commonest)
     twice, thrice = ({w for w, n in times.items() if n >= least} for least in (2, 3))
@@ -237,7 +237,7 @@ def name_pairs(
     gap:int = 8, # the last positions, which nobody sees from afar, are left out
 ) -> dict: # kind → for each story, pairs from `matched_pairs`
     "Pair the names, the things and the other recurring words of stories with words like them"
-    frequency, found = _words_of_corpus()[2], {kind: [] for kind in KINDS}
+    frequency, found = words_of_corpus()[2], {kind: [] for kind in KINDS}
     for row in tokens:
         words = whole_words(tokenizer, row)[:-gap]
         tested, inner = _tested_words(words), [""]*first + words[first:]
