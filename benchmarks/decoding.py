@@ -1,7 +1,7 @@
 """Speed of greedy generation with a cache: `python benchmarks/decoding.py` writes
 results/decoding.json.
 
-`tinyrope.model.generate_tokens` against transformers' `generate` and, with `--run-c PATH`, against
+`tinyrope.decoding.decode_tokens` against transformers' `generate` and, with `--run-c PATH`, against
 llama2.c (https://github.com/karpathy/llama2.c, built with `gcc -O3 -o run run.c -lm`), all with the
 same weights. Each continues one token by 256, for one sequence and (not llama2.c) for 16 at once,
 in fp32 on one thread. That all give the same tokens is asserted before anything is measured.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from common import build, compare, show, speed_parser, take_turns, write_groups
-from models import decode, enlarge, llama
+from models import compile_decoding, decode, enlarge, llama
 from tinyrope.model import ModelConfig, Transformer
 from tinyrope.processes import can_compile
 from tinyrope.rope import adjacent_to_half
@@ -67,7 +67,7 @@ def tinyrope(model, prompt, compiled=False):
     if compiled:
         if not can_compile(prompt.device): raise ImportError("PyTorch finds no working compiler")
         model = deepcopy(model)
-        model.compile(dynamic=True)
+        compile_decoding(model)
     return partial(decode, model, prompt, NEW)
 
 

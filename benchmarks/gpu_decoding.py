@@ -10,7 +10,7 @@ from statistics import median
 
 import torch
 from common import clock, try_out
-from models import decode, enlarge, precision_on, shrink
+from models import compile_decoding, decode, enlarge, precision_on, shrink
 from tinyrope.attention import cache_bytes
 from tinyrope.model import SIZES, Transformer, new_cache
 
@@ -99,7 +99,7 @@ def eager(model, prompt, new):
 
 def compiled(model, prompt, new):
     "Decoding after compiling the model, which stays compiled"
-    model.compile(dynamic=True)
+    compile_decoding(model)
     return partial(decode, model, prompt)
 
 

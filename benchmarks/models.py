@@ -2,7 +2,7 @@
 from dataclasses import replace
 
 import torch
-from tinyrope.model import generate_tokens
+from tinyrope.decoding import decode_tokens
 
 
 def shrink(c, **changes):
@@ -41,9 +41,14 @@ def enlarge(model):
 
 
 def decode(model, prompt, new):
-    "Greedy decoding by `tinyrope.model.generate_tokens`: (batch, new)"
-    tokens = generate_tokens(model, prompt, new, lambda logits: logits.argmax(-1))
+    "Greedy decoding by `tinyrope.decoding.decode_tokens`: (batch, new)"
+    tokens = decode_tokens(model, prompt, new, lambda logits: logits.argmax(-1))
     return torch.stack(list(tokens), 1)
+
+
+def compile_decoding(model):
+    "Compile what decoding calls of a model, which changes it"
+    model.hidden = torch.compile(model.hidden, dynamic=True)
 
 
 def llama(c, **options):

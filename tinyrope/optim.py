@@ -150,7 +150,7 @@ def _parts(block):
     "Yield the matrices of a block that hold several linear maps, with the rows of each map"
     attention, mlp = block.attention, block.mlp
     q, kv = (n*attention.head_dim for n in (attention.n_heads, attention.n_kv_heads))
-    yield attention.qkv.weight, (q, kv, kv)
+    if hasattr(attention, "qkv"): yield attention.qkv.weight, (q, kv, kv)
     if hasattr(mlp, "gate_up"): yield mlp.gate_up.weight, (mlp.down.in_features,)*2
 
 # %% ../nbs/03b_optim.ipynb #b5b2bdc7
