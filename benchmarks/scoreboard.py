@@ -16,11 +16,12 @@ from common import parser, read_begun
 from tinyrope.checkpoint import Run
 from tinyrope.corpora import load_stories
 from tinyrope.data import load_tokenizer, train_bpe
+from tinyrope.export import llama2c_tokenizer
 from tinyrope.ledger import provenance, read_result, write_result
 from tinyrope.metrics import bits_per_byte
 from tinyrope.model import ModelConfig, count_parameters
 from tinyrope.processes import pick_device
-from tinyrope.scoreboard import HFModel, llama2c_tokenizer, load_model, score
+from tinyrope.scoreboard import HFModel, load_model, score
 
 STORIES260K, TOK512 = "benchmarks/peers/stories260K.bin", "benchmarks/peers/tok512.bin"
 READ_260K = 100_000*128*512         # tokens, as doc/stories260K.md says

@@ -1,0 +1,89 @@
+"""A model taken elsewhere gives what it gives here; and llama.cpp itself runs it where it is."""
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import HUNG, ROOT
+from tinyrope.checkpoint import Run
+from tinyrope.corpora import load_stories
+from tinyrope.export import load_hf, load_llama2c, write_hf
+from tinyrope.model import SIZES, Transformer, generate_tokens
+from tinyrope.store import EOT
+
+IN_LLAMA_CPP = """
+import json, sys
+import numpy as np
+import llama_cpp
+defaults = llama_cpp.llama_model_default_params
+def without_repacking():
+    params = defaults()
+    params.use_extra_bufts = False
+    return params
+llama_cpp.llama_cpp.llama_model_default_params = without_repacking
+model = llama_cpp.Llama(sys.argv[1], n_ctx=512, logits_all=True, type_k=0, type_v=0, verbose=False)
+ids = model.tokenize(json.load(sys.stdin).encode())
+model.eval(ids)
+np.savez(sys.argv[2], ids=ids, logits=model.scores[:len(ids)])
+"""
+
+
+@pytest.mark.parametrize("bits, within", [(32, 1e-3), (8, 1.)])
+def test_llama_cpp_gives_the_logits_of_the_model(tmp_path, bits, within):
+    "In a process of its own, with the tokens that our tokenizer gives"
+    pytest.importorskip("llama_cpp", reason="pip install llama-cpp-python")
+    from tinyrope.runtimes import write_gguf
+    run, story = Run("bundled"), load_stories("valid")[0]
+    write_gguf(run.model, run.tokenizer, tmp_path/"model.gguf", bits)
+    command = [sys.executable, "-c", IN_LLAMA_CPP, tmp_path/"model.gguf", tmp_path/"found.npz"]
+    subprocess.run(command, input=json.dumps(story), text=True, check=True, timeout=HUNG)
+    found, eot = np.load(tmp_path/"found.npz"), run.tokenizer.token_to_id(EOT)
+    assert found["ids"].tolist() == [eot, *run.tokenizer.encode(story).ids]
+    with torch.no_grad(): ours = run.model(torch.from_numpy(found["ids"])[None].long())[0].numpy()
+    assert np.abs(found["logits"] - ours).max() < within
+
+
+def test_a_tokenizer_with_other_marks_keeps_its_numbers(tmp_path):
+    "The token that begins a text is called end-of-text here, whatever its name was"
+    run = Run("bundled")
+    write_hf(run.model, run.tokenizer, tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        path = tmp_path/name
+        path.write_text(path.read_text(encoding="utf-8").replace(EOT, "<s>"), encoding="utf-8")
+    _, tokenizer = load_hf(tmp_path)
+    assert tokenizer.to_str() == run.tokenizer.to_str()
+
+
+@pytest.mark.parametrize("damage", ["{", "[1]", '{"model_type": "llama"}',
+                                    '{"model_type": "llama", "vocab_size": "many"}'])
+def test_a_damaged_configuration_is_told_in_one_sentence(tmp_path, damage):
+    "Whatever is in config.json, the error is a ValueError of one line"
+    write_hf(Transformer(SIZES["smoke"]), Run("bundled").tokenizer, tmp_path)
+    (tmp_path/"config.json").write_text(damage)
+    with pytest.raises(ValueError) as e: load_hf(tmp_path)
+    assert "\n" not in str(e.value)
+
+
+def test_a_foreign_model_can_be_exported_again(tmp_path):
+    "From Hugging Face to llama2.c: the same story comes out"
+    from tinyrope.runtimes import export, open_llama
+    export(open_llama("bundled"), "hf", tmp_path/"hf")
+    export(open_llama(tmp_path/"hf"), "llama2c", tmp_path/"c")
+    model, tokenizer = load_llama2c(tmp_path/"c"/"model.bin", tmp_path/"c"/"tokenizer.bin")
+    run = Run("bundled")
+    def told(model, tokenizer):
+        first = torch.tensor([[tokenizer.token_to_id(EOT)]])
+        new = generate_tokens(model, first, 40, lambda logits: logits.argmax(-1))
+        return tokenizer.decode([token.item() for token in new])
+    assert told(model, tokenizer) == told(run.model, run.tokenizer)
+
+
+def test_the_page_shows_the_certificate():
+    "Each row of the result stands in the table of the page as it was measured"
+    result = json.loads((ROOT/"results"/"certificate.json").read_text(encoding="utf-8"))
+    page = (ROOT/"nbs"/"10a_runtimes.ipynb").read_text(encoding="utf-8")
+    assert len(result["rows"]) == 10 and result["stories"] == 200
+    for row in result["rows"]:
+        assert f"| {row['bits_per_byte']:.4f} | {row['bytes']/1e6:.1f} MB |" in page, row["name"]
