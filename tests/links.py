@@ -14,6 +14,7 @@ FILES = (r"https://(?:github|raw\.githubusercontent)\.com/tinyrope/tinyrope/"
          r"(?:(?:blob|tree)/)?main/")
 TEXTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 GONE = (404, 410)               # others may only refuse to answer a script
+MADE = ("play.html",)           # when the site is built, and not before
 
 
 def markdown(path):
@@ -58,6 +59,7 @@ def leads_nowhere(page, target):
     if re.match(FILES, target): return not (ROOT/re.sub(FILES, "", target)).exists()
     place, _, name = target.removeprefix(SITE).partition("#")
     if "://" in place: return False
+    if place in MADE: return bool(name)
     if place.endswith(".html") and place not in pages(): return not (ROOT/"nbs"/place).exists()
     other = pages().get(place, page.parent/place) if place else page
     return not other.is_file() or bool(name) and name not in anchors(other)
