@@ -19,8 +19,9 @@ import numpy as np
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from .corpora import corpus_id, read_stories, split_stories, validation_split
+from .corpora import EMBEDDED, corpus_id, read_stories, split_stories, validation_split
 from .data import load_tokenizer, original_split, train_bpe
+from .own_text import held_out, vocabulary_for
 from .store import TokenStore, build_store, file_hash, tokenizer_hash, write_whole
 
 # %% ../nbs/prepare.ipynb #04a3ba7d
@@ -40,18 +41,24 @@ def texts_of(
 ): # yields texts
     "Read the training or validation texts of a run"
     valid = split == "valid"
-    if config.original_data: return iter(_original_parts(config.corpus, config.max_stories)[valid])
-    own = validation_split(config.corpus)
-    source = own if own and valid else "train"
-    texts = islice(read_stories(config.corpus, source), config.max_stories)
-    if not own: texts = (s for i, s in enumerate(texts) if (i % 25 == 24) == valid)
+    if config.original_data: return iter(_original_parts(config)[valid])
+    own = None if config.valid else validation_split(config.corpus)
+    texts = _read(config, config.valid if valid else None, own if valid and own else "train")
+    if not (own or config.valid): texts = held_out(texts, split)
     return islice(texts, 2000 if valid else None)
+
+# %% ../nbs/prepare.ipynb #2efa9015
+def _read(config, corpus=None, split="train"):
+    "Read the texts of a run's corpus, or of another one"
+    corpus = corpus or config.corpus
+    texts = read_stories(corpus, split, separator=config.separator, field=config.text_field)
+    return islice(texts, config.max_stories)
 
 # %% ../nbs/prepare.ipynb #7fbb0d9d
 @lru_cache(maxsize=1)
-def _original_parts(corpus, max_stories):
+def _original_parts(config):
     "Split the texts of a corpus as the original run did: training and validation texts"
-    return original_split(list(islice(read_stories(corpus), max_stories)))
+    return original_split(list(_read(config)))
 
 # %% ../nbs/prepare.ipynb #037167f4
 def _find_tokenizer(config, vocab_size, place):
@@ -82,8 +89,10 @@ def prepare(
     vocab_size:int, # of a tokenizer that has to be trained
 ) -> RunData: # tokenizer, training store, validation store
     "Find or make the tokenizer and the token stores of a run"
-    source, folder, tokenizer_file = corpus_id(config.corpus), cache_folder(), config.tokenizer
+    source, folder, tokenizer_file = _source(config), cache_folder(), config.tokenizer
     if tokenizer_file == "bpe":
+        if config.corpus != EMBEDDED:
+            vocab_size = vocabulary_for(texts_of(config, "train"), vocab_size)
         place = folder/f"bpe-{vocab_size}-{_hash_of(source, config)}"
         tokenizer_file = _find_tokenizer(config, vocab_size, place)
     tokenizer = load_tokenizer(tokenizer_file)
@@ -91,6 +100,13 @@ def prepare(
     train, valid = (_find_store(config, split, tokenizer, folder/f"{split}-{name}")
                     for split in ("train", "valid"))
     return RunData(tokenizer, train, valid)
+
+# %% ../nbs/prepare.ipynb #b622e6b8
+def _source(config) -> str:
+    "Identify what a run reads"
+    if config.corpus == EMBEDDED and not config.valid: return corpus_id(EMBEDDED)
+    valid = corpus_id(config.valid) if config.valid else "held out by bytes"
+    return ":".join((corpus_id(config.corpus), valid, repr(config.separator), config.text_field))
 
 # %% ../nbs/prepare.ipynb #5f8f4483
 def _hash_of(source, config, *more):

@@ -84,6 +84,7 @@ def is_long(
 # %% ../nbs/processes.ipynb #cae3f563
 def compile_forward(
     trainer, # a `Trainer`: its `forward` is replaced
+    say = print, # called with what the user shall know
 ):
     "Compile the training pass where asked, or the run is long. Raises ValueError if it cannot"
     wish = trainer.config.compile
@@ -91,7 +92,7 @@ def compile_forward(
     if can_compile(trainer.device):
         torch._dynamo.config.recompile_limit = 64
         if trainer.batches.rank == 0:
-            print("compiling the training pass: the first step takes up to a minute", flush=True)
+            say("compiling the training pass: the first step takes up to a minute")
         trainer.forward = torch.compile(trainer.forward)
     elif wish == "on":
         raise ValueError("compile='on', but PyTorch finds no working compiler: install a C++ "

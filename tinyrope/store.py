@@ -26,6 +26,8 @@ from reprlib import repr as short
 import numpy as np
 from filelock import FileLock
 
+from .progress import progress
+
 # %% ../nbs/store.ipynb #77e096fa
 @contextmanager
 def written_whole(
@@ -190,13 +192,19 @@ def pieces_of(
 
 # %% ../nbs/store.ipynb #7bd3a644
 def token_bytes(
-    tokenizer, # a byte-level tokenizer
+    tokenizer, # a byte-level tokenizer, or one with byte fallback
 ) -> np.ndarray: # (vocab_size,) bytes that each token stands for; end-of-text counts 0
     "Count the bytes behind every token: each character of a token's name stands for one byte"
     sizes = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
+    size = _spelt_bytes if getattr(tokenizer.model, "byte_fallback", False) else len
     for token, i in tokenizer.get_vocab().items():
-        if token != EOT: sizes[i] = len(token)
+        if token != EOT: sizes[i] = size(token)
     return sizes
+
+# %% ../nbs/store.ipynb #1723d26d
+def _spelt_bytes(token):
+    "Count the bytes of a token that is named by its text or by the number of a byte"
+    return 1 if re.fullmatch("<0x[0-9A-F]{2}>", token) else len(token.encode())
 
 # %% ../nbs/store.ipynb #e3c9dee0
 def _check_bytes(texts, encoded, sizes):
@@ -280,11 +288,9 @@ def _joined(texts, encoded, eot, original):
 # %% ../nbs/store.ipynb #5083f9db
 def _encode(stories, tokenizer, original, skipped=0):
     "Yield batches of texts, the number of stories kept of them, and their tokens"
-    from tqdm import tqdm
     dtype, sizes = _dtype(tokenizer), token_bytes(tokenizer)
     eot = np.array([tokenizer.token_to_id(EOT)], dtype)
-    options = dict(unit=" stories", initial=skipped, disable=None, leave=False)
-    with tqdm(desc="tokenizing", **options) as bar:
+    with progress(desc="tokenizing", unit=" stories", initial=skipped) as bar:
         for texts in _batches(stories):
             encoded = _tokens(texts, tokenizer, dtype)
             _check_bytes(texts, encoded, sizes)
