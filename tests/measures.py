@@ -14,9 +14,11 @@ ROOT = Path(__file__).parent.parent
 EXCEPTIONS = Path(__file__).with_name("plan.json")
 
 # A module imports only what stands before it, in its functions too
-ORDER = """settings kernels rope attention model plotting testing store corpora ledger data metrics
-    processes optim run_folder checkpoint memory tracking prepare speed job train generation
-    eval_attention attention_page studies atlas scoreboard stories claims commands""".split()
+ORDER = """settings progress kernels rope attention model decoding parts hooks plotting testing
+    store corpora ledger data metrics llama2c export processes optim run_folder portrait
+    checkpoint memory tracking own_text prepare speed job report start train finetune
+    generation eval_attention interventions pairs probes grammar studies atlas programme
+    text_studies shape_studies scoreboard stories runtimes claims live commands""".split()
 
 LIMITS = {"lines": 500, "names": 30, "over 100": 2, "over 120": 0, "median": 6, "longest": 25,
           "class": 45, "prose": .6, "parameters": 5}

@@ -147,7 +147,8 @@ def test_a_study_is_trained_measured_and_written(run, tmp_path):
     assert found == {(arm, seed) for arm in result["arms"] for seed in (0, 1)}
 
 
-NAMES = ("tinyrope-train", "tinyrope-generate", "tinyrope-evaluate", "tinyrope-study")
+NAMES = ("tinyrope-train", "tinyrope-generate", "tinyrope-evaluate", "tinyrope-study",
+         "tinyrope-page", "tinyrope-export")
 
 
 @pytest.mark.parametrize("command", NAMES)
@@ -167,6 +168,9 @@ MISTAKES = [
     ("tinyrope-generate Tom --model bundled --top-k 99999", "exceeds the vocabulary"),
     ("tinyrope-evaluate bundled --text missing.txt", "no file missing.txt"),
     ("tinyrope-study depth --size huge", "unknown size 'huge'"),
+    ("tinyrope-page nowhere", "no run at nowhere"),
+    ("tinyrope-export bundled --to ggml", "--to must be one of"),
+    ("tinyrope-export bundled --push me --out x", "--push must be OWNER/NAME"),
 ]
 
 
@@ -232,7 +236,7 @@ def test_training_goes_on_without_its_reader(piped, tmp_path, errors):
     "A run whose output nobody reads any more comes to its end"
     how = "--steps 30 --set eval_every=3 --set eval_blocks=4 --set max_stories=60 --out a"
     process = piped(*SMOKE, *how.split(), errors=errors)
-    assert "step" in process.stdout.readline()
+    assert process.stdout.readline().startswith("text ")
     status, said = leave(process)
     assert status == 0 and "Traceback" not in said and "BrokenPipe" not in said
     assert rows(tmp_path/"a")[-1]["step"] == 30

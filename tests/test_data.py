@@ -61,12 +61,27 @@ with lzma.open("{name}", "wb", preset=0) as f:
     f.write({start})
     for _ in range(300): f.write(b"a"*2**20)
 assert Path("{name}").stat().st_size < 2**20
-print(refused(lambda: list(read_stories("{name}"))))
+print(refused(lambda: list(read_stories("{name}", separator="<|endoftext|>"))))
 print(megabytes())
 """)
     assert f"ValueError: {name}" in told
     assert "holds a text of more than 134,217,728 characters" in told
     assert int(peak) < 1500
+
+
+@needs_unix
+def test_a_line_of_any_length_is_cut_into_chunks(printed):
+    "300 MB without a line break, in a file of less than one, are read in little memory"
+    longest, size, peak = printed("""
+with lzma.open("a.txt.xz", "wb", preset=0) as f:
+    for _ in range(300): f.write(b"a"*2**20)
+lengths = [len(text) for text in read_stories("a.txt.xz")]
+print(max(lengths))
+print(sum(lengths))
+print(megabytes())
+""")
+    assert int(longest) == 2000 and int(size) == 300*2**20
+    assert int(peak) < 1000
 
 
 @needs_unix

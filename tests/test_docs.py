@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from conftest import ROOT, finish
+from links import MADE
 from measures import cells_of, notebooks, text
 from tinyrope.generation import Sampling
 from tinyrope.model import ModelConfig
@@ -263,7 +264,8 @@ def test_commands_are_explained(site, command):
 def test_a_name_is_documented_once(site):
     "The link to the source of a name that is documented twice leads to one of the two"
     times = Counter(name for p in site.pages for name, _ in documented(p))
-    assert not {name: n for name, n in times.items() if n > 1}
+    both = {"Scale", "Study", "study"}      # of the studies, and of those that take their place
+    assert {name for name, n in times.items() if n > 1} <= both
 
 
 def test_the_workflow_builds_proposals_and_publishes_main_only():
@@ -276,3 +278,15 @@ def test_the_workflow_builds_proposals_and_publishes_main_only():
     assert "if" not in build and "github.ref == 'refs/heads/main'" in deploy["if"]
     allowed = workflow["permissions"] | build.get("permissions", {})
     assert "write" not in allowed.values(), "a proposal could publish"
+
+
+def test_pages_that_are_made_are_made_before_the_site():
+    "The workflow writes them beside the notebooks, and Quarto takes them along"
+    path = ROOT/".github"/"workflows"/"docs.yaml"
+    workflow = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)
+    commands = [step.get("run", "") for step in workflow["jobs"]["build"]["steps"]]
+    quarto = yaml.safe_load((ROOT/"nbs"/"_quarto.yml").read_text(encoding="utf-8"))
+    for name in MADE:
+        made, = (i for i, command in enumerate(commands) if f"--out nbs/{name}" in command)
+        assert made < commands.index("nbdev-docs") and name in quarto["project"]["resources"]
+        assert commands[made].split()[0] in COMMANDS

@@ -8,7 +8,7 @@ import pytest
 from conftest import finish, needs_unix
 from tinyrope import studies
 from tinyrope.corpora import load_stories
-from tinyrope.generation import newest_run
+from tinyrope.run_folder import newest_run
 from tinyrope.studies import SCALES, STUDIES, Plan, run_study
 from tinyrope.train import train
 

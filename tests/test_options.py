@@ -13,10 +13,11 @@ import pytest
 from annotated_types import Interval
 from conftest import ROOT
 from fastcore.script import parse_cli
+from pydantic import AfterValidator
 from tinyrope import commands
 from tinyrope.generation import Sampling
 from tinyrope.model import ModelConfig
-from tinyrope.settings import Text
+from tinyrope.settings import Text, optional
 from tinyrope.train import TrainConfig
 
 PEER, TOK512 = ((ROOT/"benchmarks"/"peers"/name).as_posix()
@@ -42,11 +43,16 @@ def beyond(limits):
     return [low] if high is None else [low, high]
 
 
+def is_name(kind):
+    "Is a setting the name of something in a dictionary?"
+    return any(isinstance(rule, AfterValidator) for rule in get_args(kind))
+
+
 def odd_values(kind):
     "Texts that no setting of this kind may have"
     if kind is bool: return ["maybe", "1", "None", "nan"]
-    if get_origin(kind) is Literal: return ["other", "5", "True", "nan", "inf", "x"*5000]
-    if kind == Text: return [""]
+    if get_origin(kind) is Literal or is_name(kind): return ["other", "5", "True", "nan", "inf", "x"*5000]
+    if kind in (Text, optional(Text)): return [""]
     base = get_args(kind)[0]
     kinds = {base, *get_args(base)}
     fractions = ["1.5"] if int in kinds else []
@@ -70,9 +76,9 @@ def is_number(parameter):
     return kind in (int, float)
 
 
-COMMANDS = ("train", "generate", "evaluate", "study")
+COMMANDS = ("train", "generate", "evaluate", "study", "page", "export")
 SETTINGS = {f.name: odd_values(f.type) for c in (ModelConfig, TrainConfig) for f in fields(c)
-            if f.name != "seed"}                                # which is an option
+            if f.name not in ("seed", "init")}                  # which are options
 SAMPLING = [option(f.name, odd) for f in fields(Sampling) for odd in odd_values(f.type)
             if odd != "None"]
 NUMBERS = {command: [name for name, p in parameters_of(command).items() if is_number(p)]
@@ -86,8 +92,8 @@ ODD_NUMBERS = ("nan", "-1", "inf", "-inf", "many", "", "1e400", str(10**20))
 def nothing_begins(monkeypatch, tmp_path):
     "Let a test fail that trains, generates or scores; it runs in an empty folder that stays so"
     def begun(*args, **kwargs): raise AssertionError("this was accepted")
-    for place in ("train.prepare", "generation.generate_tokens", "scoreboard.evaluate_stories",
-                  "studies.run_study", "studies.prepare_corpora"):
+    for place in ("train.prepare", "generation.Reader", "scoreboard.evaluate_stories",
+                  "studies.run_study", "studies.prepare_corpora", "live.write_page"):
         monkeypatch.setattr(f"tinyrope.{place}", begun)
     monkeypatch.chdir(tmp_path)
     yield
@@ -176,6 +182,13 @@ LINES = [                                       # as typed, and what the answer 
     ("train --set seed=3", "use --seed"),
     ("train --set shard=True", "use --shard"),
     ("train --set wandb=online", "use --wandb"),
+    ("train --set init=pytorch", "use --init"),
+    # given weights
+    ("train --init ''", "init must be a text"),
+    ("train --init nowhere --preset smoke", "no run at nowhere"),
+    ("train --init bundled --set n_layers=8", "the weights of bundled have another shape"),
+    ("train --init bundled --set tokenizer=gpt2", "leave out --set tokenizer=gpt2"),
+    (f"train --init '{PEER}'", "name it, e.g. --set tokenizer=tok512.bin"),
     # settings that do not fit each other
     ("train --set steps=None --set epochs=None", "give either steps or epochs"),
     ("train --set steps=None", "give either steps or epochs"),
@@ -184,6 +197,13 @@ LINES = [                                       # as typed, and what the answer 
     ("train --set rope_factor=2", "needs a rope_method"),
     ("train --set n_heads=5", "n_heads must divide dim"),
     ("train --set dim=1048576 --set n_heads=3", "n_heads must divide"),
+    # exports
+    ("export bundled --to ggml", "--to must be one of"),
+    ("export bundled --bits 9", "must be 32 or 8"),
+    ("export bundled --to hf --bits 8", "hf has no 8 bits"),
+    ("export bundled --to gguf --push me/stories", "can be uploaded"),
+    ("export bundled --push stories", "--push must be OWNER/NAME"),
+    ("export nowhere", "no run at nowhere"),
     # what does not fit into memory
     ("train --set n_layers=100000", "GB of memory"),
     ("train --set seq_len=100000000", "GB of memory"),
@@ -218,6 +238,7 @@ LINES = [                                       # as typed, and what the answer 
     ("generate Tom --device tpu", "is not available here"),
     ("generate Tom --model ''", "model must be a text"),
     ("generate Tom --model nowhere", "no run at nowhere"),
+    (f"generate Tom --model '{PEER}'", "add --tokenizer"),
     ("generate Tom --model bundled --temperature -1",
      "temperature must be a finite number from 0 to 100, got -1.0"),
     ("generate Tom --model bundled --top-p 2",
@@ -241,6 +262,7 @@ LINES = [                                       # as typed, and what the answer 
     ("study depth --seeds 1", "seeds must be a whole number from 2 to 1,000, got 1"),
     ("study arms --minutes nan", "minutes must be a finite number"),
     ("study web", "add --web FILE"),
+    ("study none.py", "no file none.py"),
     ("study arms --out ''", "out must be a text"),
     ("study arms --folder ''", "folder must be a text"),
     ("study arms --size ''", "size must be a text"),

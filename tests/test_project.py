@@ -10,6 +10,7 @@ import sys
 import tomllib
 
 import pytest
+import yaml
 from conftest import NAMES_OF_MACHINES, ROOT
 from links import leads_nowhere, links
 from measures import cells_of, notebooks, text
@@ -21,6 +22,7 @@ PROJECT = tomllib.loads((ROOT/"pyproject.toml").read_text(encoding="utf-8"))
 README = (ROOT/"README.md").read_text(encoding="utf-8")
 CONSTRAINTS = (ROOT/"constraints.txt").read_text()
 WORKFLOWS = sorted((ROOT/".github"/"workflows").glob("*.yaml"))
+FORMS = sorted((ROOT/".github"/"ISSUE_TEMPLATE").glob("*.yml"))
 ASSETS = ROOT/"tinyrope"/"assets"
 
 
@@ -73,6 +75,30 @@ def test_constraints_name_what_was_tested():
     assert "torch==2.13.0\n" in pins
     for need in PROJECT["project"]["dependencies"] + extras["dev"]:
         assert re.split(r"[<>=]", need)[0].lower() + "==" in pins, need
+
+
+def test_all_install_the_same_torch():
+    "README, workflows, container and check name the version of constraints.txt"
+    container = (ROOT/".devcontainer"/"devcontainer.json").read_text()
+    said = [README, container, (ROOT/".ci"/"run").read_text(), *(p.read_text() for p in WORKFLOWS)]
+    found = re.findall(r"torch==([\d.]+)", "\n".join(said))
+    assert len(found) >= 4 and {f"torch=={v}" for v in found} <= set(CONSTRAINTS.splitlines())
+
+
+def test_who_cites_names_this_version():
+    "CITATION.cff has the version and the addresses of the project"
+    cited = yaml.safe_load((ROOT/"CITATION.cff").read_text())
+    urls = PROJECT["project"]["urls"]
+    assert (cited["repository-code"], cited["url"]) == (urls["Repository"], urls["Documentation"])
+    assert f'"{cited["version"]}"' in (ROOT/"tinyrope"/"__init__.py").read_text()
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
+def test_forms_can_be_read(path):
+    "GitHub shows a form only if it is valid: each part has a label"
+    form = yaml.safe_load(path.read_text())
+    parts = [part["attributes"]["label"] for part in form.get("body", [])]
+    assert parts or "blank_issues_enabled" in form
 
 
 def test_python_versions_are_those_that_are_tested():
@@ -142,7 +168,8 @@ def test_lines_of_the_readme_work_in_every_shell():
 
 def test_pictures_of_the_readme_are_found_from_anywhere():
     "PyPI shows the README too, so that addresses are absolute"
-    assert re.findall(r"!\[.*?\]\((.*?)\)", README) == [ADDRESS + FIGURE]
+    shown = [ADDRESS + "nbs/images/play.png", ADDRESS + FIGURE]
+    assert re.findall(r"!\[.*?\]\((.*?)\)", README) == shown
 
 
 # ---- notebooks
@@ -206,7 +233,7 @@ def test_data_say_whose_they_are_and_what_was_changed(notice):
 
 def test_all_data_of_others_are_named(notice):
     "The notice names each asset that is not the project's own"
-    ours = {"attention.html", "tinystories-sources.tsv", "NOTICE.txt", "bundled"}
+    ours = {"live", "tinystories-sources.tsv", "NOTICE.txt", "bundled"}
     kept = {f.name for f in ASSETS.iterdir() if not f.name.startswith(("LICENSE", "."))}
     assert not [name for name in kept - ours if name not in notice]
 

@@ -14,8 +14,8 @@ from conftest import HUNG, NAMES_OF_MACHINES, ROOT
 from measures import notebooks
 from nbclient import NotebookClient
 
-FROM_RESULTS = ("claims", "05_eval_attention", "07_studies", "08_scoreboard", "09_stories",
-                "benchmarks", "index")
+FROM_RESULTS = ("claims", "05_eval_attention", "05a_interventions", "07_studies", "08_scoreboard",
+                "09_stories", "benchmarks", "index")
 # a folder of notebooks that `nbdev-test --save` has just executed: all are compared
 EXECUTED = os.environ.get("TINYROPE_EXECUTED")
 PAGES = [path.stem for path in notebooks()] if EXECUTED else FROM_RESULTS
@@ -136,6 +136,27 @@ def test_a_changed_result_changes_the_claims(monkeypatch, tmp_path, by_place, ve
     monkeypatch.chdir(tmp_path)
     assert claims_table() != true
     assert CLAIMS[8].find()[1].startswith(verdict)
+
+
+def with_effects_reversed(path):
+    "Let rotations weaken the band, and let a partner's column be needed where the name's is"
+    result = json.loads(path.read_text())
+    bands, columns = result["rotations"]["band"], result["columns"]["other words"]
+    bands["untouched"], bands["none kept"] = bands["none kept"], bands["untouched"]
+    columns["blocked"] = [pair[::-1] for pair in columns["blocked"]]
+    path.write_text(json.dumps(result))
+
+
+def test_other_effects_of_interventions_change_the_claims(monkeypatch, tmp_path):
+    "With effects of the other sign, the causal parts of two claims are refuted"
+    from tinyrope.claims import CLAIMS
+    shutil.copytree(ROOT/"results", tmp_path/"results")
+    with_effects_reversed(tmp_path/"results"/"interventions.json")
+    for folder, word in ((ROOT, "yes"), (tmp_path, "no")):
+        monkeypatch.chdir(folder)
+        band, columns = (CLAIMS[number].find()[1] for number in (5, 6))
+        assert f"made by rotations in a trained model: {word}" in band
+        assert f"columns serve later mentions: {word}" in columns
 
 
 STUDIES = sorted((ROOT/"results").glob("study-*.json"))

@@ -27,6 +27,8 @@ from torch import nn
 from .corpora import ASSETS
 from .data import load_tokenizer
 from .model import ModelConfig, Transformer
+from .parts import check_patched
+from .portrait import as_line, as_table, later_method
 from .processes import is_sharded
 from .run_folder import (CHECKPOINT, LOGS, advice_when_full, checkpoints_in, clear_away,
                                  read_config, read_rows, restore_rows, rows_to_seal, sealed_rows,
@@ -260,9 +262,10 @@ def _keep_quiet(text): "Print nothing"
 def restore(
     trainer, # has model, optimizers, progress and batches.rank; changed in place
     folder:Path, # of the run
+    say = print, # called with what the user shall know
 ):
     "Bring the trainer to where its newest whole checkpoint was, and the folder with it"
-    say = _keep_quiet if trainer.batches.rank else print
+    if trainer.batches.rank: say = _keep_quiet
     checkpoint = _newest_checkpoint(folder/"checkpoints", say)
     if checkpoint:
         states = _optimizer_tensors(trainer.optimizers)
@@ -274,15 +277,14 @@ def restore(
     clear_away(folder, trainer.progress.step)
     if checkpoint:
         write_pointers(trainer.progress, folder)
-        print(f"resuming from {checkpoint}")
+        say(f"resuming from {checkpoint}")
 
 # %% ../nbs/checkpoint.ipynb #ad8fd5f4
 def _read_weights(path, sha256) -> dict:
     "Read named tensors. Raises FileNotFoundError, or ValueError if they are damaged"
     from safetensors.torch import load
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: train a model first (tinyrope-train), or "
-                                "use 'bundled'")
+        raise FileNotFoundError(f"no weights at {path}: train a model first, or use 'bundled'")
     content = path.read_bytes()                             # of its own: nothing stays mapped
     try:
         if sha256 not in (None, hashlib.sha256(content).hexdigest()):
@@ -379,15 +381,22 @@ class Run:
     @property
     def result(self) -> dict:
         "The scores of the finished run on the validation stories"
+        if not (self.folder/"result.json").exists():
+            raise ValueError(f"{self.folder} is not finished, so it has no result: resume the run. "
+                             "`best` is its best evaluation so far")
         return read_record(_checked_file(self, "result.json"), _RESULT)
+
+    def __getattr__(self, name): return later_method(self, name)
+    def __repr__(self): return as_line(self)
+    def _repr_html_(self): return as_table(self)
 
 # %% ../nbs/checkpoint.ipynb #b442755d
 def _checked_file(run, name) -> Path:
     "Find a file of the run, and compare it with its checksum if the run was packed"
     path = run.folder/name
     if not path.is_file():
-        raise FileNotFoundError(f"no run at {run.folder} (no {name}): train one with "
-                                f"`tinyrope-train --out {run.folder}`, or use 'bundled'")
+        raise FileNotFoundError(f"no run at {run.folder} (no {name}): train one there "
+                                f"(`out={run.folder}`), or use 'bundled'")
     if name in run.sums and file_hash(path) != run.sums[name]:
         raise ValueError(f"{path} is damaged (about.json has another checksum): copy it again")
     return path
@@ -417,6 +426,7 @@ def _follow(folder, name) -> Path:
 # %% ../nbs/checkpoint.ipynb #8d1d4b5d
 def _read_model(run) -> Transformer:
     "Read the weights of a finished run, or of the best checkpoint so far"
+    check_patched(run.config.get("parts", {}), run.folder)
     model, path = Transformer(ModelConfig(**run.config["model"])), run.folder/"model.safetensors"
     finished = path.exists() and (run.folder/"result.json").exists()
     if finished or not (run.folder/"best").exists():

@@ -6,9 +6,9 @@ Docs: https://tinyrope.github.io/tinyrope/run_folder.html.md"""
 
 # %% auto #0
 __all__ = ['CONFIG', 'LOGS', 'CHECKPOINT', 'EVALUATION', 'config_hash', 'read_config', 'advice_when_full', 'write_file',
-           'append_row', 'step_name', 'step_of', 'checkpoints_in', 'last_good', 'default_folder', 'sole_writer',
-           'wait_for_all', 'split_log', 'read_rows', 'sealed_rows', 'rows_to_seal', 'set_aside', 'restore_rows',
-           'clear_away']
+           'append_row', 'step_name', 'step_of', 'checkpoints_in', 'last_good', 'default_folder', 'newest_run',
+           'sole_writer', 'wait_for_all', 'split_log', 'read_rows', 'sealed_rows', 'rows_to_seal', 'set_aside',
+           'restore_rows', 'clear_away']
 
 # %% ../nbs/run_folder.ipynb #247a7650
 import errno
@@ -29,6 +29,7 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 
 from .model import ModelConfig
+from .parts import check_registered
 from .store import NUMBER, misfit, read_record, sync, write_whole
 
 # %% ../nbs/run_folder.ipynb #ca916d64
@@ -38,7 +39,7 @@ def config_hash(
     config:dict, # all that defines a run
 ) -> str: # SHA-256
     "Hash the parts of a configuration that results depend on"
-    parts = {name: config[name] for name in CONFIG}
+    parts = {name: config[name] for name in (*CONFIG, "init", "parts") if name in config}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 # %% ../nbs/run_folder.ipynb #b822b276
@@ -60,6 +61,7 @@ def read_config(
     if not {"model", "train"} & set(config):
         raise ValueError(f"{path} holds neither model nor training settings: "
                          f"{Path(path).parent} is no run of tinyrope")
+    check_registered(config.get("parts", {}), Path(path).parent)
     if wrong := _config_damage(config):
         raise ValueError(f"{path} is damaged ({wrong}): copy it again")
     return config
@@ -190,6 +192,20 @@ def default_folder(
     folder, number = place/preset, 2
     while os.path.lexists(folder): folder, number = place/f"{preset}-{number}", number + 1
     return folder
+
+# %% ../nbs/run_folder.ipynb #6ed108e2
+def _has_weights(run):
+    "Tell whether a folder is a run that has a model"
+    weights = (run/"model.safetensors").exists() or (run/"best").exists()
+    return weights and (run/"config.json").exists()
+
+def newest_run(
+    folder:Path = Path("runs"), # where runs are
+) -> str: # a run folder, or "bundled"
+    "Find the newest run that has weights"
+    def began(run): return (run/"config.json").stat().st_mtime
+    runs = filter(_has_weights, Path(folder).glob("*/"))
+    return str(max(runs, key=began, default="bundled"))
 
 # %% ../nbs/run_folder.ipynb #fef957a3
 def _holder(folder) -> str:
