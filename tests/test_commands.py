@@ -187,7 +187,8 @@ def test_a_second_run_asks_before_it_overwrites(run):
     small = (*SMOKE, "--out", "a", "--set", "max_stories=60", "--steps")
     run(*small, "2")
     assert "add --resume" in run(*small, "2", status=1).stderr
-    assert "other settings" in run(*small, "3", "--resume", status=1).stderr
+    other = ("--set", "dropout=0.1", "--resume")
+    assert "other settings" in run(*small, "2", *other, status=1).stderr
     run(*small, "2", "--resume")
 
 

@@ -143,7 +143,7 @@ def warnings_of(
     rows:list, # of metrics
 ) -> list: # sentences
     "Say what makes the result of a run worse than it looks, or worse than it could be"
-    rose = rows[-1]["val_loss"] > min(r["val_loss"] for r in rows) + _RISE
+    rose = bool(rows) and rows[-1]["val_loss"] > min(r["val_loss"] for r in rows) + _RISE
     found = [_rise(rows)] if rose else []
     others = {"ngram_bits_per_byte": "a table of n-grams", "xz_bits_per_byte": "xz"}
     better = [who for name, who in others.items() if result.get(name, 99) < result["bits_per_byte"]]
@@ -178,9 +178,11 @@ def verdict_of_run(
 ) -> str: # lines
     "Say what a run has reached, and whether that is good"
     result = run.result
+    try: rows = run.metrics
+    except ValueError: rows = []                # a run of an earlier version may have lost them
     parts = [_SCORES.format(**result)]
     if "xz_bits_per_byte" in result: parts += [comparison(result)]
-    return "\n".join([*parts, *(f"warning: {said}" for said in warnings_of(result, run.metrics))])
+    return "\n".join([*parts, *(f"warning: {said}" for said in warnings_of(result, rows))])
 
 # %% ../nbs/report.ipynb #7fe48cae
 def write_samples(

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from tokenizers import Tokenizer
 from torch import nn
 
 from .checkpoint import Run, weights_of
@@ -81,6 +80,7 @@ def byte_exact(
     if not record["model"].get("byte_fallback"): return tokenizer
     model = json.dumps(record["model"], ensure_ascii=False).replace("▁", " ")
     bare = dict(normalizer=None, pre_tokenizer=None, decoder=_BYTES, model=json.loads(model))
+    from tokenizers import Tokenizer
     return Tokenizer.from_str(json.dumps(record | bare))
 
 # %% ../nbs/start.ipynb #15ef0584
