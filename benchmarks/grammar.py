@@ -2,10 +2,14 @@
 
 Rules of Harper are chosen by errors put into sentences of test stories, and judged by errors put
 into sentences of validation stories. The bundled model then goes on with the first words of
-validation stories, at two temperatures; what it writes is checked beside what people wrote.
-Counts are kept for each story, but no texts: the seed makes them again. Needs harper-py.
+validation stories, at two temperatures; what it writes is checked beside the stories themselves
+(`human` in the result, though GPT-4 wrote them). Counts are kept for each story, and what
+the rules object to, but no texts: the seed makes them again. Sentences of both are drawn for a
+judge that does not know whose they are; what it found wrong stands in
+benchmarks/grammar-labels.json. Needs harper-py.
 
 It takes about five minutes on one core."""
+import random
 from collections import Counter
 
 import torch
@@ -17,7 +21,7 @@ from tinyrope.grammar import ERRORS, Checker, hits, injected, known_words, usefu
 from tinyrope.ledger import provenance, write_result
 from tinyrope.pairs import plain_sentences
 from tinyrope.store import file_hash
-from tinyrope.stories import split_opening
+from tinyrope.stories import sentences, split_opening
 
 SETTINGS = dict(errors=200, stories=800, opening=20, words=60, seed=0, temperatures=(.8, 1.),
                 at_least=100, new_tokens=110)
@@ -75,11 +79,25 @@ def check(checker, opening, text):
             for rule, a, b in checker.alarms(opening + rest) if a >= len(opening)]
 
 
+def draw_sheet(openings, texts, n=200, seed=11):
+    "Whole sentences of the corpus and the model in random order, for a judge that does not know whose"
+    rng, pool, rows = random.Random(seed), {"human": [], "model": []}, []
+    for opening, *both in zip(openings, texts["human"], texts["0.8"]):
+        for who, rest in zip(pool, map(cut, both)):
+            if rest is None: continue
+            whole = sentences(opening + rest)[len(sentences(opening)):-1]
+            if whole: pool[who].append(rng.choice(whole))
+    for who, found in pool.items(): rows += [(who, sentence) for sentence in rng.sample(found, n)]
+    rng.shuffle(rows)
+    return rows
+
+
 def sum_up(found):
-    "Objections of each story, and how many of each rule"
+    "Objections of each story, how many of each rule, and some of them"
     counts = [None if alarms is None else len(alarms) for alarms in found]
     alarms = [alarm for alarms in found for alarm in alarms or []]
-    return dict(counts=counts, rules=Counter(rule for rule, _ in alarms).most_common())
+    return dict(counts=counts, rules=Counter(rule for rule, _ in alarms).most_common(),
+                examples=alarms[:: max(1, len(alarms)//40)])
 
 
 def main():
@@ -95,12 +113,13 @@ def main():
     openings, rests = pairs_of_texts()
     texts = dict(human=rests)
     for t in SETTINGS["temperatures"]: texts[str(t)] = go_on(run, openings, t)
+    sheet = draw_sheet(openings, texts)
     checked = {group: sum_up([check(checker, *pair) for pair in zip(openings, told)])
                for group, told in texts.items()}
     for group, row in checked.items(): print(group, row["rules"], flush=True)
     facts = provenance("python benchmarks/grammar.py", "harper-py", settings=SETTINGS,
                        model_sha256=file_hash(run.folder/"model.safetensors"))
-    write_result(out, facts | dict(rules=rules, hits=hit, texts=checked))
+    write_result(out, facts | dict(rules=rules, hits=hit, texts=checked, sheet=sheet))
 
 
 if __name__ == "__main__": main()

@@ -7,7 +7,10 @@ memorised. The temperature is the default of `tinyrope-generate`. All is measure
 `tinyrope.stories`, beside the validation stories themselves; texts and measures are kept. Of
 continuations only the words that are measured are kept.
 
-It takes about eight minutes on one core; stopped and started again, it keeps the texts it has."""
+It takes about eight minutes on one core; stopped and started again, it keeps the texts it has.
+
+`--copies N` measures copying alone, after N openings of each split, all of GPT-4's stories, and
+writes results/copies.json: four minutes of one core for 1,500 openings."""
 import json
 
 import numpy as np
@@ -19,11 +22,13 @@ from tinyrope.generation import Sampling, generate
 from tinyrope.ledger import bootstrap, provenance, write_result
 from tinyrope.store import file_hash
 from tinyrope.stories import (CorpusIndex, Language, agreement, bits, distinct, ended_properly, gap,
-                              measures, resample, self_bleu, split_opening, story_losses)
+                              longest_span, measures, resample, self_bleu, share_copied,
+                              split_opening, story_losses)
 
 SETTINGS = dict(samples=10, stories=200, at_least=100, opening=20, words=60, temperature=.8, seed=0,
                 set_size=8, losses=500)
 SPLITS, DIGITS = ("train", "valid"), 4
+GPT4 = 11_000       # the first training stories are GPT-4's, as all validation stories are
 WRITE_UP = ("Once upon a time, there was a boy named Timmy.", "One day, in the forest,")
 MEASURED = ("prompts", "valid", "human")            # groups of which all measures are kept
 COPIES = ("longest", "copied")                      # the measures that are kept of the others
@@ -38,9 +43,9 @@ def all_prompts():
     return [p.rstrip() for p in paper] + list(WRITE_UP)
 
 
-def choose(split):
-    "Numbers of long enough stories, spread over a split"
-    stories = load_stories(split, shuffled=False)
+def choose(split, first=None):
+    "Numbers of long enough stories, spread over a split, or over the first of it"
+    stories = load_stories(split, shuffled=False)[:first]
     long = [i for i, s in enumerate(stories) if len(s.split()) >= SETTINGS["at_least"]]
     return [long[k*len(long)//SETTINGS["stories"]] for k in range(SETTINGS["stories"])]
 
@@ -250,6 +255,40 @@ def sum_up_copies(found, agreed):
     return {name: compare_copies(groups) for name, groups in copies.items()}
 
 
+# ---- copying alone, from more openings
+
+def copies_in(text, index):
+    "The longest copied span and the share of copied runs of a text; None if it is too short"
+    if len(text.split()) < SETTINGS["words"]: return None
+    matches = index.matches(cut(text))
+    return dict(longest=longest_span(matches), copied=share_copied(matches))
+
+
+def measure_copies(run, openings, rests):
+    "What is copied after openings, and how long the true continuation is followed"
+    index, texts = CorpusIndex(load_stories("train", shuffled=False)), {}
+    for split in SPLITS:
+        texts[split] = go_on(run, openings[split], warm(), 128)
+        texts[f"{split}, greedy"] = go_on(run, openings[split], Sampling(temperature=0), 128)
+    found = {group: [copies_in(row["text"], index) for row in told]
+             for group, told in texts.items()}
+    return found | dict(human=[copies_in(text, index) for text in rests["valid"]]), texts
+
+
+def main_copies(out, n):
+    "Measure copying after `n` openings of each split"
+    SETTINGS["stories"], run = n, Run("bundled")
+    chosen, openings, rests = {split: choose(split, GPT4) for split in SPLITS}, {}, {}
+    for split in SPLITS: openings[split], rests[split] = split_chosen(split, chosen[split])
+    seconds, (found, texts) = clock(lambda: measure_copies(run, openings, rests))
+    agreed = agreements(texts, rests)
+    facts = provenance(f"python benchmarks/stories.py --copies {n}", settings=SETTINGS,
+                       model_sha256=file_hash(run.folder/"model.safetensors"), seconds=seconds,
+                       chosen=chosen, agreed=agreed, summary=sum_up_copies(found, agreed),
+                       measures={group: columns(rows, COPIES) for group, rows in found.items()})
+    write_result(out, facts, DIGITS)
+
+
 # ---- the script
 
 def kept_measures(found):
@@ -264,8 +303,13 @@ def kept_losses(losses):
 
 
 def main():
-    out = parser(__doc__, "results/stories.json").parse_args().out
+    p = parser(__doc__, "results/stories.json")
+    p.add_argument("--copies", type=int, metavar="N",
+                   help="measure copying alone, after N openings of each split")
+    args = p.parse_args()
+    out = args.out
     torch.set_num_threads(1)
+    if args.copies: return main_copies(out.with_name("copies.json"), args.copies)
     run = Run("bundled")
     about = dict(model_sha256=file_hash(run.folder/"model.safetensors"), settings=SETTINGS)
     chosen, openings, rests = {split: choose(split) for split in SPLITS}, {}, {}

@@ -14,8 +14,9 @@ from conftest import HUNG, NAMES_OF_MACHINES, ROOT
 from measures import notebooks
 from nbclient import NotebookClient
 
-FROM_RESULTS = ("claims", "05_eval_attention", "05a_interventions", "07_studies", "08_scoreboard",
-                "09_stories", "benchmarks", "index")
+FROM_RESULTS = ("claims", "05_eval_attention", "05a_interventions", "06a_pairs", "06b_probes",
+                "07_studies", "07a_atlas", "08_scoreboard", "09_stories", "09a_grammar", "benchmarks",
+                "index")
 # a folder of notebooks that `nbdev-test --save` has just executed: all are compared
 EXECUTED = os.environ.get("TINYROPE_EXECUTED")
 PAGES = [path.stem for path in notebooks()] if EXECUTED else FROM_RESULTS

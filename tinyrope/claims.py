@@ -304,21 +304,21 @@ _WORTH = {"by_name": "thirds of the text that name the hero",
          "repeated_openings": "openings that come back"}
 
 # %% ../nbs/claims.ipynb #140300f6
-def _beside_human(name, measure):
-    "Write a measure of generated stories, of human ones, and of the paired difference"
-    ours, human = (100*measure[group][0] for group in ("continuations", "human"))
+def _beside_corpus(name, measure):
+    "Write a measure of generated stories, of the corpus, and of the paired difference"
+    ours, corpus = (100*measure[group][0] for group in ("continuations", "human"))
     gap = _within(measure["difference"], scale=100, digits=1)
-    return f"{name} {ours:.1f} %, human {human:.1f} % (difference {gap})"
+    return f"{name} {ours:.1f} %, corpus {corpus:.1f} % (difference {gap})"
 
 # %% ../nbs/claims.ipynb #eb90c8ab
 @claim(7, "Grammar is near flawless, semantics break down (the \"Timmy\" story), "
           "subject-verb-object sentences repeat (the \"forest\" story)",
        "names kept and replaced, things brought in twice, openings of sentences, "
-       "against human stories", "stories.html")
+       "against stories of the corpus", "stories.html")
 def grammar_without_sense():
-    "Compare names, things and openings of generated stories with those of human ones"
+    "Compare names, things and openings of generated stories with those of the corpus"
     r = read_result("stories")["summary"]["worth"]
-    told = "; ".join(_beside_human(name, r[k]) for k, name in _WORTH.items())
+    told = "; ".join(_beside_corpus(name, r[k]) for k, name in _WORTH.items())
     more = {k: _above_zero(*r[k]["difference"][1:3]) for k in _WORTH}
     less_named = None if more["by_name"] is None else not more["by_name"]
     return (

@@ -460,8 +460,7 @@ def write_llama2c(
     path:str|Path, # of the file
 ):
     "Write a model as llama2.c does. Raises ValueError for one that llama2.c cannot compute"
-    c = model.config
-    check_form(c)
+    check_form(c := model.config)
     if c.rope_base != 10_000 or c.rope_factor > 1:
         raise ValueError("llama2.c computes plain rotary positions with the base 10,000, this "
                          f"model has rope_base={c.rope_base:g} and rope_factor={c.rope_factor:g}: "

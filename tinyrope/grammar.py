@@ -1,4 +1,4 @@
-"""A grammar checker with known hits and false alarms reads what the model and people wrote.
+"""A grammar checker with known hits and false alarms reads what the model and its corpus say.
 
 Docs: https://tinyrope.github.io/tinyrope/grammar.html.md"""
 
@@ -7,14 +7,14 @@ Docs: https://tinyrope.github.io/tinyrope/grammar.html.md"""
 # %% auto #0
 __all__ = ['SWAPPED', 'PATTERNS', 'ERRORS', 'Checker', 'known_words', 'inject', 'injected', 'hits', 'useful_rules']
 
-# %% ../nbs/09a_grammar.ipynb #3a1e0c72
+# %% ../nbs/09a_grammar.ipynb #e20972db
 import random
 import re
 from collections import Counter
 
 from .pairs import AGREEMENT, ARTICLES, NUMBER, VERBS, apply_rule
 
-# %% ../nbs/09a_grammar.ipynb #e778695d
+# %% ../nbs/09a_grammar.ipynb #cc28a4e6
 class Checker:
     "Harper with some of its rules. Raises ValueError if it is not installed"
     def __init__(self,
@@ -35,7 +35,7 @@ class Checker:
         return [(rule, a.span.start, a.span.end) for rule, lints in found.items() for a in lints
                 if self.rules is None or rule in self.rules]
 
-# %% ../nbs/09a_grammar.ipynb #b82c6ab6
+# %% ../nbs/09a_grammar.ipynb #f497eafa
 def known_words(
     stories, # training stories
     at_least:int = 5, # occurrences
@@ -44,25 +44,23 @@ def known_words(
     counts = Counter(word for story in stories for word in re.findall(r"[A-Za-z]+", story))
     return sorted(word for word, n in counts.items() if n >= at_least)
 
-# %% ../nbs/09a_grammar.ipynb #54f62853
+# %% ../nbs/09a_grammar.ipynb #a130f02d
 _SOUNDS = dict(pair.split("/") for pair in (
     "their/there there/their your/you're to/too too/to its/it's it's/its know/no no/know see/sea "
     "sea/see new/knew knew/new hear/here here/hear right/write then/than than/then").split())
 
-# %% ../nbs/09a_grammar.ipynb #4725ef0f
 def _nothing(m, rng): return ""
 def _twice(m, rng): return m[0]*2
 def _small(m, rng): return m[0].lower()
 def _alike(m, rng): return _SOUNDS[m[0]]
 
-# %% ../nbs/09a_grammar.ipynb #860ec5df
 def _misspelt(m, rng):
     "A word with two different neighbouring letters exchanged, not the first"
     word = m[0]
     k = rng.choice([k for k in range(1, len(word) - 1) if word[k] != word[k+1]] or [0])
     return word[:k] + word[k+1] + word[k] + word[k+2:] if k else word
 
-# %% ../nbs/09a_grammar.ipynb #56e295a1
+# %% ../nbs/09a_grammar.ipynb #7b4909ed
 SWAPPED = {"agreement": AGREEMENT, "verb form": VERBS, "article": ARTICLES, "number": NUMBER}
 PATTERNS = {"missing article": (r"\b(?:the|an?) (?=[a-z])", _nothing),
             "missing “to”": (r"\bto (?=[a-z])", _nothing),
@@ -76,7 +74,7 @@ PATTERNS = {"missing article": (r"\b(?:the|an?) (?=[a-z])", _nothing),
             "small first letter": (r"^[A-Z]", _small)}
 ERRORS = [*SWAPPED, *PATTERNS]
 
-# %% ../nbs/09a_grammar.ipynb #bd43c143
+# %% ../nbs/09a_grammar.ipynb #486bb2c6
 def inject(
     kind:str, # one of `ERRORS`
     sentence:str, # without errors
@@ -93,7 +91,7 @@ def inject(
     wrong = sentence[:m.start()] + replace(m, rng) + sentence[m.end():]
     return wrong if wrong != sentence else None
 
-# %% ../nbs/09a_grammar.ipynb #d42105ac
+# %% ../nbs/09a_grammar.ipynb #fbe58259
 def injected(
     kind:str, # one of `ERRORS`
     sentences:list, # without errors
@@ -107,7 +105,7 @@ def injected(
         if (wrong := inject(kind, sentence, rng)): pairs.append((sentence, wrong))
     return pairs
 
-# %% ../nbs/09a_grammar.ipynb #1310b60b
+# %% ../nbs/09a_grammar.ipynb #f734029b
 def hits(
     checker:Checker, # any
     right:str, # a sentence
@@ -117,10 +115,10 @@ def hits(
     before, after = (Counter(rule for rule, *_ in checker.alarms(s)) for s in (right, wrong))
     return set(after - before)
 
-# %% ../nbs/09a_grammar.ipynb #ab0a83a7
+# %% ../nbs/09a_grammar.ipynb #97dd57e9
 def useful_rules(
     found:dict, # rule → errors that it found
-    false:dict, # rule → its objections to human text
+    false:dict, # rule → its objections to the corpus
     share:float = .1, # least share of errors among both
 ) -> list: # of rules
     "Choose the rules that count"

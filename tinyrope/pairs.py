@@ -9,7 +9,7 @@ __all__ = ['BOYS', 'GIRLS', 'AGREEMENT', 'VERBS', 'ARTICLES', 'NUMBER', 'RULES',
            'outcomes', 'accuracy', 'by_form', 'expand', 'make_items', 'moved', 'people', 'grammar_forms',
            'plain_sentences', 'Rule', 'apply_rule', 'grammar_rules', 'sum_up', 'grade', 'draw_kinds']
 
-# %% ../nbs/06a_pairs.ipynb #78d46abd
+# %% ../nbs/06a_pairs.ipynb #822cea2f
 import math
 import random
 import re
@@ -21,7 +21,7 @@ from .ledger import mean_interval, share_interval
 from .metrics import NgramTable, story_nats
 from .store import EOT
 
-# %% ../nbs/06a_pairs.ipynb #8a3dbc2f
+# %% ../nbs/06a_pairs.ipynb #362be7f4
 @dataclass(frozen=True)
 class Item:
     "Two texts with as many words, of which one is right"
@@ -30,7 +30,7 @@ class Item:
     right:str   # the text as it should be
     wrong:str   # the same text with the wrong answer
 
-# %% ../nbs/06a_pairs.ipynb #2bd0c104
+# %% ../nbs/06a_pairs.ipynb #5f50b0a8
 def margins(
     nats_of, # function from texts to the total −ln p of each, (texts,)
     items:list, # of `Item`
@@ -39,7 +39,7 @@ def margins(
     nats = nats_of([item.right for item in items] + [item.wrong for item in items])
     return nats[len(items):] - nats[:len(items)]
 
-# %% ../nbs/06a_pairs.ipynb #d118e175
+# %% ../nbs/06a_pairs.ipynb #b00da58c
 def table_nats(
     table:NgramTable, # counted on the training text
     tokenizer, # whose tokens were counted
@@ -52,7 +52,7 @@ def table_nats(
     ends = np.cumsum([len(ids) for ids in ended])
     return np.array([part[:-1].sum() for part in np.split(nats, ends[:-1])])
 
-# %% ../nbs/06a_pairs.ipynb #983c1f90
+# %% ../nbs/06a_pairs.ipynb #713e33ea
 def count_table(
     tokenizer, # of the model that the table stands beside
     stories, # training texts
@@ -64,7 +64,7 @@ def count_table(
     tokens = np.concatenate([[*e.ids, eot] for e in encoded])
     return NgramTable(tokens, eot, tokenizer.get_vocab_size(), order)
 
-# %% ../nbs/06a_pairs.ipynb #cb4b8e75
+# %% ../nbs/06a_pairs.ipynb #99213ea8
 def outcomes(
     margins:np.ndarray, # (items,) nats
     tie:float = 1e-6, # smaller margins are rounding
@@ -72,7 +72,7 @@ def outcomes(
     "Tell which items are right"
     return "".join("=" if abs(m) < tie else "01"[int(m > 0)] for m in margins)
 
-# %% ../nbs/06a_pairs.ipynb #a4c3c22d
+# %% ../nbs/06a_pairs.ipynb #a475493b
 def accuracy(
     outcomes:str, # from `outcomes`
 ) -> tuple: # share of right items, lower and upper end of its 95 % interval, number of items
@@ -81,7 +81,7 @@ def accuracy(
     low, high = share_interval(math.floor(right), n)[1], share_interval(math.ceil(right), n)[2]
     return right/n, low, high, n
 
-# %% ../nbs/06a_pairs.ipynb #0c0e8e68
+# %% ../nbs/06a_pairs.ipynb #fa353e24
 def by_form(
     outcomes:str, # of the items
     items:list, # of one kind
@@ -92,7 +92,7 @@ def by_form(
     for outcome, item in zip(outcomes, items): parts[item.form] += outcome
     return [accuracy(parts[form])[0] for form in forms]
 
-# %% ../nbs/06a_pairs.ipynb #5c7be5a8
+# %% ../nbs/06a_pairs.ipynb #5ffa150c
 _CONTEXT, _ANSWER = re.compile(r"\[([^|\]]*)\|([^\]]*)\]"), re.compile(r"<([^|>]*)\|([^>]*)>")
 
 def expand(
@@ -107,7 +107,7 @@ def expand(
         pairs.append(tuple(" ".join(text.split()) for text in both))
     return pairs
 
-# %% ../nbs/06a_pairs.ipynb #a638ac72
+# %% ../nbs/06a_pairs.ipynb #ebd9bdcb
 def _check_form(form):
     "Raise ValueError for a form that is no fair question"
     answers = _ANSWER.findall(form)
@@ -116,7 +116,7 @@ def _check_form(form):
     one, other = (len(answer.split()) for answer in answers[0])
     if one != other: raise ValueError(f"the answers of {form!r} must have as many words")
 
-# %% ../nbs/06a_pairs.ipynb #f3e4e964
+# %% ../nbs/06a_pairs.ipynb #1ef7aac8
 def make_items(
     kind:str, # what they ask for
     forms:str, # one a paragraph
@@ -131,14 +131,14 @@ def make_items(
             items.setdefault(twins[0], [Item(kind, number, *texts) for texts in twins])
     return [item for twins in items.values() for item in twins]
 
-# %% ../nbs/06a_pairs.ipynb #80c71760
+# %% ../nbs/06a_pairs.ipynb #e5c6d906
 def moved(
     margins:np.ndarray, # (items,) of items from forms
 ) -> np.ndarray: # (items/2,) nats by which the contexts move the answers in the right direction
     "Sum the margins of twins"
     return margins.reshape(-1, 2).sum(1)
 
-# %% ../nbs/06a_pairs.ipynb #5dc2778e
+# %% ../nbs/06a_pairs.ipynb #6f07a92c
 BOYS = ("Tom", "Ben", "Tim", "Max", "Jack", "Sam")
 GIRLS = ("Lily", "Mia", "Sue", "Anna", "Lucy", "Sara")
 _HE = dict(he="he", him="him", his="his", He="He", His="His", boy="boy")
@@ -153,7 +153,7 @@ def people() -> list: # of dicts: a, b and the other names c, d of their sex, an
             found.append(dict(a=a, b=b, c=c, d=d, **pronouns))
     return found
 
-# %% ../nbs/06a_pairs.ipynb #8a1854e1
+# %% ../nbs/06a_pairs.ipynb #bcb53ccd
 _OVER_A_NOUN = """
 The [{h}s|{h}] near the [{t}|{t}s] <were|was> very small.
 
@@ -168,7 +168,7 @@ The [{h}s|{h}] that the [{t}|{t}s] saw <were|was> far away.
 One day, the [{h}s|{h}] in front of the [{t}|{t}s] <were|was> very loud.
 """
 
-# %% ../nbs/06a_pairs.ipynb #27e8cf6a
+# %% ../nbs/06a_pairs.ipynb #5c660bb2
 _VERB_FORMS = """
 [Did|Then] the little {boy} <{base}|{past}> the ball[?|.]
 
@@ -183,7 +183,7 @@ Mom [will let|was glad that] {a} <{base}|{past}> the book.
 {a} and {b} [could not|often] <{base}|{past}> the cat.
 """
 
-# %% ../nbs/06a_pairs.ipynb #de581154
+# %% ../nbs/06a_pairs.ipynb #5d2a3b63
 _REFLEXIVES = """
 [{m}|{w}] looked at <himself|herself> in the mirror.
 
@@ -198,7 +198,7 @@ _REFLEXIVES = """
 [{m}|{w}] took the last cookie, ate it and smiled at <himself|herself>.
 """
 
-# %% ../nbs/06a_pairs.ipynb #7fdf1145
+# %% ../nbs/06a_pairs.ipynb #0cd61f13
 _PRONOUNS = """
 [{m}|{w}] was happy because <he|she> had a new toy.
 
@@ -213,27 +213,30 @@ _PRONOUNS = """
 [{m}|{w}] heard a loud noise in the kitchen. It was only a spoon. <He|She> laughed.
 """
 
-# %% ../nbs/06a_pairs.ipynb #486c25e2
+# %% ../nbs/06a_pairs.ipynb #7cd3990c
 _HEADS = "boy girl dog cat bird bear".split()
 _MEN = [*BOYS, "The king", "The boy", "The man", "The prince", "Dad", "Grandpa"]
 _WOMEN = [*GIRLS, "The queen", "The girl", "The woman", "The princess", "Mom", "Grandma"]
 _VERBS = ("see/saw find/found get/got take/took hold/held hide/hid bring/brought catch/caught "
           "touch/touched move/moved push/pushed love/loved").split()
 
+# %% ../nbs/06a_pairs.ipynb #65af9cae
 def _nouns():
-    "Two different nouns, each noun first three times"
+    "Two different nouns"
     return [dict(h=h, t=_HEADS[(k + j) % 6]) for k, h in enumerate(_HEADS) for j in (1, 2, 4)]
 
-def _men_and_women():
-    "A man and a woman"
-    return [dict(m=m, w=w) for m, w in zip(_MEN, _WOMEN)]
-
+# %% ../nbs/06a_pairs.ipynb #2c46cb66
 def _verbs():
     "A person and the base form and the past of a verb"
     verbs = [dict(zip(("base", "past"), verb.split("/"))) for verb in _VERBS]
     return [verb | who for verb, who in zip(verbs, people())]
 
-# %% ../nbs/06a_pairs.ipynb #355ef99d
+# %% ../nbs/06a_pairs.ipynb #7a359539
+def _men_and_women():
+    "A man and a woman"
+    return [dict(m=m, w=w) for m, w in zip(_MEN, _WOMEN)]
+
+# %% ../nbs/06a_pairs.ipynb #6e01b3ca
 def grammar_forms() -> list: # of `Item`
     "Items of grammar from forms"
     same_number = _OVER_A_NOUN.replace("[{t}|{t}s]", "[{t}s|{t}]")
@@ -244,7 +247,7 @@ def grammar_forms() -> list: # of `Item`
             "pronoun": (_PRONOUNS, _men_and_women())}
     return [item for kind, forms in made.items() for item in make_items(kind, *forms)]
 
-# %% ../nbs/06a_pairs.ipynb #302e43f7
+# %% ../nbs/06a_pairs.ipynb #d032b3fc
 _SENTENCE = re.compile(r"(?:^|(?<=[.!?] )|(?<=\n))[A-Z][^.!?\"“”\n:]*[.!?](?=\s|$)")
 
 def plain_sentences(
@@ -254,7 +257,7 @@ def plain_sentences(
     for story in stories:
         yield from (s for s in _SENTENCE.findall(story) if 5 <= len(s.split()) <= 20)
 
-# %% ../nbs/06a_pairs.ipynb #8b80dc6b
+# %% ../nbs/06a_pairs.ipynb #46b487f5
 @dataclass(frozen=True)
 class Rule:
     "How to make a sentence wrong by one word"
@@ -262,7 +265,7 @@ class Rule:
     partner:dict    # word → the wrong word in its place
     unless:str      # pattern of sentences that are left out
 
-# %% ../nbs/06a_pairs.ipynb #ff27d25d
+# %% ../nbs/06a_pairs.ipynb #d091b09e
 def apply_rule(
     rule:Rule, # which word to exchange
     sentence:str, # a plain sentence
@@ -276,14 +279,14 @@ def apply_rule(
     k, m = found[0]
     return k, m[1], sentence[:m.start(1)] + rule.partner[m[1]] + sentence[m.end(1):]
 
-# %% ../nbs/06a_pairs.ipynb #02df27f0
+# %% ../nbs/06a_pairs.ipynb #08c14e53
 AGREEMENT = Rule(
     (r"\b(was|is)\b", r"\b(were|are)\b"),
     {"was": "were", "is": "are", "were": "was", "are": "is"},
     r"(?i)\b(if|wish\w*|there|you|who|what|where|how|family|team|group|lot|none|some|any|all|rest|"
     r"pair)\b")
 
-# %% ../nbs/06a_pairs.ipynb #78b4e93a
+# %% ../nbs/06a_pairs.ipynb #de87fa91
 _BASES, _PASTS = zip(*(verb.split("/") for verb in (
     "go/went see/saw find/found get/got give/gave take/took make/made come/came run/ran eat/ate "
     "feel/felt know/knew think/thought say/said tell/told bring/brought keep/kept leave/left "
@@ -292,28 +295,32 @@ _BASES, _PASTS = zip(*(verb.split("/") for verb in (
     "open/opened try/tried share/shared learn/learned stop/stopped").split()))
 _AUXILIARY = r"\b(?:did not|didn't|could not|couldn't|could|can|will|would|to)"
 
+# %% ../nbs/06a_pairs.ipynb #1e7f7a16
 def _any(words):
     "A pattern for one of some words"
     return "|".join(words)
 
+# %% ../nbs/06a_pairs.ipynb #8437a6e4
 VERBS = Rule((rf"{_AUXILIARY} ({_any(_BASES)})\b",
               rf"\b(?:[Hh]e|[Ss]he|{_any(BOYS + GIRLS)}) ({_any(_PASTS)})\b"),
              dict(zip(_BASES + _PASTS, _PASTS + _BASES)), "$^")
 
-# %% ../nbs/06a_pairs.ipynb #500e2c45
+# %% ../nbs/06a_pairs.ipynb #c5b043c6
 ARTICLES = Rule((r"\b(a) [a-z]", r"\b(an) [a-z]"), dict(a="an", an="a"), "$^")
 
-# %% ../nbs/06a_pairs.ipynb #1c785e93
+# %% ../nbs/06a_pairs.ipynb #03c333c1
 _NOUNS = ("adventure apple bird book boy bug button car card carrot coin cookie cup dog doll egg "
           "flower friend picture piece question rock room seat snack stick sticker tool toy tree "
           "word").split()
 _PLURALS = [f"{noun}s" for noun in _NOUNS]
+
+# %% ../nbs/06a_pairs.ipynb #1e381851
 _PHRASE_ENDS = r"(?=[.,!?]| (?:and|in|to|on|with|that|was|who)\b)"
 NUMBER = Rule((rf"\b(?:[Oo]ne|an?) (?:[a-z]+ )?({_any(_NOUNS)}){_PHRASE_ENDS}",
                rf"\b(?:[Tt]wo|[Tt]hree|[Ff]our|[Ff]ive|many) (?:[a-z]+ )?({_any(_PLURALS)})\b"),
               dict(zip(_NOUNS + _PLURALS, _PLURALS + _NOUNS)), "$^")
 
-# %% ../nbs/06a_pairs.ipynb #b463fea2
+# %% ../nbs/06a_pairs.ipynb #9ceb2e2c
 _HIS_NAMES = [*BOYS, "Timmy", "Bob", "John", "Billy"]
 _HER_NAMES = [*GIRLS, "Amy", "Jane", "Sally", "Lila"]
 _NAMES = _any(_HIS_NAMES + _HER_NAMES)
@@ -324,14 +331,14 @@ _OTHERS = ("him her his hers himself herself they it mom mommy mum mama mother d
            "owner pig cow horse turtle butterfly bug ant bee spider wolf owl dragon baby doll toy "
            "neighbor bully person someone everyone wizard witch fairy monster robot farmer").split()
 
-# %% ../nbs/06a_pairs.ipynb #4a0c377f
+# %% ../nbs/06a_pairs.ipynb #1ac7c05c
 _PRONOUN = Rule((rf"\b(?:{_any(_HIS_NAMES)})\b.*\b(he)\b",
                  rf"\b(?:{_any(_HER_NAMES)})\b.*\b(she)\b"),
                dict(he="she", she="he"),
                rf"(?i:\b(?:{_any(_OTHERS)})\b|\b(?:he|she)\b.*\b(?:he|she)\b)"
                rf"|\b(?:{_NAMES})\b.*\b(?:{_NAMES})\b|.\b(?!(?:{_NAMES}|I)\b)[A-Z]")
 
-# %% ../nbs/06a_pairs.ipynb #59ca0ae0
+# %% ../nbs/06a_pairs.ipynb #61460797
 def _couples(rule, sentences, rng):
     "Couples of (right, wrong) sentences, one of each direction, with the same two words"
     found = {}
@@ -344,7 +351,7 @@ def _couples(rule, sentences, rng):
         for texts in both: rng.shuffle(texts)
     return [couple for both in found.values() for couple in zip(*both)]
 
-# %% ../nbs/06a_pairs.ipynb #6c1c9f41
+# %% ../nbs/06a_pairs.ipynb #367f68f6
 RULES = {"agreement, stories": AGREEMENT, "verb form, stories": VERBS,
          "article, stories": ARTICLES, "number, stories": NUMBER, "pronoun, stories": _PRONOUN}
 
@@ -361,14 +368,20 @@ def grammar_rules(
             items += [Item(kind, k, *texts) for k, texts in enumerate(couple)]
     return items
 
-# %% ../nbs/06a_pairs.ipynb #1ba92b97
+# %% ../nbs/06a_pairs.ipynb #25be339d
 def _over_forms(shares):
     "95 % interval of the mean over wordings, within 0 to 1; None for fewer than four"
     if len(shares) < 4: return None
     mean, half = mean_interval(shares)
     return max(0., mean - half), min(1., mean + half)
 
-# %% ../nbs/06a_pairs.ipynb #16f74dd7
+# %% ../nbs/06a_pairs.ipynb #7ed9f7d1
+def _row(outcome, items):
+    "Share and intervals of one string of outcomes"
+    row = dict(zip(("share", "low", "high", "n"), accuracy(outcome)))
+    return row | dict(forms=_over_forms(by_form(outcome, items)))
+
+# %% ../nbs/06a_pairs.ipynb #eeb3325f
 def sum_up(
     found:dict, # kind → outcomes of items ("right") and of twins ("moved")
     items:dict, # kind → its items
@@ -380,12 +393,7 @@ def sum_up(
         rows[kind] = {what: _row(outcome, some[what]) for what, outcome in told.items()}
     return rows
 
-def _row(outcome, items):
-    "Share and intervals of one string of outcomes"
-    row = dict(zip(("share", "low", "high", "n"), accuracy(outcome)))
-    return row | dict(forms=_over_forms(by_form(outcome, items)))
-
-# %% ../nbs/06a_pairs.ipynb #d2a9977d
+# %% ../nbs/06a_pairs.ipynb #1029e4d0
 def grade(
     row:dict, # of one kind, from `sum_up`
     at:float = .75, # share that divides
@@ -396,7 +404,7 @@ def grade(
     if low > at: return "there"
     return "missing" if high < at else "undecided"
 
-# %% ../nbs/06a_pairs.ipynb #9031fb42
+# %% ../nbs/06a_pairs.ipynb #d69a6832
 def draw_kinds(
     ax, # matplotlib axes
     rows:dict, # kind → its share and intervals, drawn from top to bottom; None: left empty

@@ -7,7 +7,7 @@ Docs: https://tinyrope.github.io/tinyrope/probes.html.md"""
 # %% auto #0
 __all__ = ['fills', 'sense_items', 'all_items', 'measure_by', 'measure_probes']
 
-# %% ../nbs/06b_probes.ipynb #0c4a6d49
+# %% ../nbs/06b_probes.ipynb #de18f4f1
 import numpy as np
 
 from .checkpoint import Run
@@ -16,7 +16,45 @@ from .metrics import story_nats
 from .pairs import (RULES, grammar_forms, grammar_rules, make_items, margins, moved,
                             outcomes, people)
 
-# %% ../nbs/06b_probes.ipynb #d4b0078f
+# %% ../nbs/06b_probes.ipynb #43b879e7
+_PLACES = [("box", "bag"), ("basket", "drawer"), ("bag", "closet")]
+_ROOMS = [("kitchen", "garden"), ("garden", "house"), ("bedroom", "kitchen")]
+_COLOURS = [("red", "blue"), ("big", "small"), ("green", "yellow")]
+_FOODS = [("banana", "cookie"), ("cake", "sandwich"), ("carrot", "pie")]
+_ANIMALS = ("cat", "dog", "bird", "frog", "bear", "rabbit")
+_THINGS = ("ball", "doll", "hat", "book", "cup", "car")
+_USES = [use.split(": ") for use in (
+    "cut the paper: scissors", "eat the soup: spoon", "dig a hole: shovel", "open the door: key",
+    "sweep the floor: broom", "draw a picture: crayons", "catch a fish: net",
+    "wash the dishes: soap", "hit the nail: hammer", "sew a shirt: needle",
+    "climb up to the roof: ladder", "call Grandma: phone")]
+
+# %% ../nbs/06b_probes.ipynb #93ab9658
+_SUMS = ["two one two three four", "three one two four five", "three two three five six"]
+_REST = ["five one two four three", "six one two five four", "seven one two six five"]
+
+def _numbers(k):
+    "Words of two sums and of two remainders"
+    words = {}
+    for end, table in (("", _SUMS), ("2", _REST)):
+        words |= {name + end: word for name, word in zip("kjimn", table[k % 3].split())}
+    return words
+
+# %% ../nbs/06b_probes.ipynb #337c714a
+def fills() -> list: # of dicts
+    "Words for the forms of sense, twelve for each"
+    found = []
+    for k, who in enumerate(people()):
+        turn, words = (-1 if k % 2 else 1), {}
+        for names, pairs in (("pq", _PLACES), ("rs", _ROOMS), ("uv", _COLOURS), ("fg", _FOODS)):
+            words |= dict(zip(names, pairs[k//2 % 3][::turn]))
+        words |= dict(zip("xy", (_ANIMALS[k//2], _ANIMALS[(k//2 + 1) % 6])[::turn]))
+        words |= dict(z=_ANIMALS[(k//2 + 2) % 6], o=_THINGS[k//2], os=f"{_THINGS[k//2]}s")
+        (t1, w1), (t2, w2) = _USES[k], _USES[(k + 5) % 12]
+        found.append(who | words | _numbers(k) | dict(t1=t1, w1=w1, t2=t2, w2=w2))
+    return found
+
+# %% ../nbs/06b_probes.ipynb #16694a53
 _ROLES = """
 {a} [gave {b} a new ball|got a new ball from {b}]. "Thank you," said <{b}|{a}>.
 
@@ -39,7 +77,7 @@ _ROLES = """
 {a} [taught {b}|learned from {b}] how to swim. At first, only <{a}|{b}> could swim.
 """
 
-# %% ../nbs/06b_probes.ipynb #354ef2c0
+# %% ../nbs/06b_probes.ipynb #23febcae
 _HURT = """
 {a} and {b} were playing. {a} [pushed|was pushed by] {b}. Mom put a bandage on <{b}|{a}>.
 
@@ -61,7 +99,7 @@ The doctor came to help <{b}|{a}>.
 {a} [stepped on the foot of {b}|felt {b} step on {his} foot]. The foot of <{b}|{a}> hurt.
 """
 
-# %% ../nbs/06b_probes.ipynb #7fd53deb
+# %% ../nbs/06b_probes.ipynb #22fa0bf8
 _WHERE = """
 {a} put the {o} in the {p}. [Later, {he} moved it to|Before, it had been in] the {q}.
 Now the {o} was in the <{q}|{p}>.
@@ -87,7 +125,7 @@ Now the {o} was in the <{q}|{p}>.
 The {o} was [in the {p} and not|not in the {p} but] in the {q}. {a} found it in the <{p}|{q}>.
 """
 
-# %% ../nbs/06b_probes.ipynb #d38fced5
+# %% ../nbs/06b_probes.ipynb #1b918c93
 _COUNTING = """
 {a} had {k} {os}. Mom gave {him} [{j}|{i}] more. Now {a} had <{m}|{n}> {os}.
 
@@ -106,7 +144,7 @@ Now there were <{m2}|{n2}> left.
 {a} played with [{b} and {c}|{b}, {c} and {d}] that day. {a} had <two|three> friends to play with.
 """
 
-# %% ../nbs/06b_probes.ipynb #337436ac
+# %% ../nbs/06b_probes.ipynb #86a14225
 _NEGATION = """
 {a} had a {u} {o} and a {v} {o}. {He} [liked|did not like] the {v} {o}.
 So {he} played with the <{v}|{u}> {o}.
@@ -130,7 +168,7 @@ Mom said {a} [could|could not] go to the park. So {he} <went to the park|stayed 
 {a} [was|was not] tired. So {he} <went to sleep|played all night>.
 """
 
-# %% ../nbs/06b_probes.ipynb #c4f2da5d
+# %% ../nbs/06b_probes.ipynb #fd7d5988
 _NAME = 'Once upon a time, there was a little {boy} named [{a}|{b}]. '
 _FILLER = """{He} lived in a small house near the woods. Every morning, the sun was warm and the
 birds sang in the trees. {He} liked to run in the grass and look at the flowers. Some days it
@@ -148,7 +186,7 @@ One day, <{a}|{b}> found a shiny key in the garden.
 One day, a new friend came to play with <{a}|{b}>.
 """
 
-# %% ../nbs/06b_probes.ipynb #abcc1809
+# %% ../nbs/06b_probes.ipynb #7498583a
 _TWO_NAMES = 'Once upon a time, there was a little {boy} named {a}. {He} had a dog named {b}. '
 _WHOSE_ENDS = """
 The name of the [{boy}|dog] was <{a}|{b}>.
@@ -162,12 +200,12 @@ One day, Mom hugged the [{boy}|dog] and said, "I love you, <{a}|{b}>."
 One day, Mom said, "Come here, <{a}|{b}>!" The [{boy}|dog] came to her.
 """
 
-# %% ../nbs/06b_probes.ipynb #b7d37eeb
+# %% ../nbs/06b_probes.ipynb #c54ee1a9
 def _told(beginning, ends, between=""):
     "Stories with a beginning, something between, and each of some ends"
     return "\n\n".join(beginning + between + end for end in ends.strip().split("\n\n"))
 
-# %% ../nbs/06b_probes.ipynb #455a5084
+# %% ../nbs/06b_probes.ipynb #9c4792bc
 _TOOLS = """
 {a} wanted to [{t1}|{t2}]. So {he} got the <{w1}|{w2}>.
 
@@ -182,62 +220,23 @@ To [{t1}|{t2}], {a} used the <{w1}|{w2}>.
 Mom gave {a} the <{w1}|{w2}> so that {he} could [{t1}|{t2}].
 """
 
-# %% ../nbs/06b_probes.ipynb #e66bd7d0
-_PLACES = [("box", "bag"), ("basket", "drawer"), ("bag", "closet")]
-_ROOMS = [("kitchen", "garden"), ("garden", "house"), ("bedroom", "kitchen")]
-_COLOURS = [("red", "blue"), ("big", "small"), ("green", "yellow")]
-_FOODS = [("banana", "cookie"), ("cake", "sandwich"), ("carrot", "pie")]
-_ANIMALS = ("cat", "dog", "bird", "frog", "bear", "rabbit")
-_THINGS = ("ball", "doll", "hat", "book", "cup", "car")
-_USES = [use.split(": ") for use in (
-    "cut the paper: scissors", "eat the soup: spoon", "dig a hole: shovel", "open the door: key",
-    "sweep the floor: broom", "draw a picture: crayons", "catch a fish: net",
-    "wash the dishes: soap",
-    "hit the nail: hammer", "sew a shirt: needle", "climb up to the roof: ladder",
-    "call Grandma: phone")]
-
-# %% ../nbs/06b_probes.ipynb #60091bf4
-_SUMS = ["two one two three four", "three one two four five", "three two three five six"]
-_REST = ["five one two four three", "six one two five four", "seven one two six five"]
-
-def _numbers(k):
-    "Words of two sums and of two remainders"
-    words = {}
-    for end, table in (("", _SUMS), ("2", _REST)):
-        words |= {name + end: word for name, word in zip("kjimn", table[k % 3].split())}
-    return words
-
-# %% ../nbs/06b_probes.ipynb #5a5867de
-def fills() -> list: # of dicts
-    "Words for the forms of sense, twelve for each"
-    found = []
-    for k, who in enumerate(people()):
-        turn, words = (-1 if k % 2 else 1), {}
-        for names, pairs in (("pq", _PLACES), ("rs", _ROOMS), ("uv", _COLOURS), ("fg", _FOODS)):
-            words |= dict(zip(names, pairs[k//2 % 3][::turn]))
-        words |= dict(zip("xy", (_ANIMALS[k//2], _ANIMALS[(k//2 + 1) % 6])[::turn]))
-        words |= dict(z=_ANIMALS[(k//2 + 2) % 6], o=_THINGS[k//2], os=f"{_THINGS[k//2]}s")
-        (t1, w1), (t2, w2) = _USES[k], _USES[(k + 5) % 12]
-        found.append(who | words | _numbers(k) | dict(t1=t1, w1=w1, t2=t2, w2=w2))
-    return found
-
-# %% ../nbs/06b_probes.ipynb #6a84281b
+# %% ../nbs/06b_probes.ipynb #b4f53d36
 def sense_items() -> list: # of `Item`
     "Items of sense"
     kinds = {"who did what to whom": _ROLES, "who was hurt": _HURT, "where it is now": _WHERE,
              "counting": _COUNTING, "negation": _NEGATION, "tool": _TOOLS,
-              "name kept, near": _told(_NAME, _NAME_ENDS),
+             "name kept, near": _told(_NAME, _NAME_ENDS),
              "name kept, far": _told(_NAME, _NAME_ENDS, _FILLER),
              "whose name, near": _told(_TWO_NAMES, _WHOSE_ENDS),
              "whose name, far": _told(_TWO_NAMES, _WHOSE_ENDS, _FILLER)}
     return [item for kind, forms in kinds.items() for item in make_items(kind, forms, fills())]
 
-# %% ../nbs/06b_probes.ipynb #0017225c
+# %% ../nbs/06b_probes.ipynb #01c4a342
 def all_items() -> list: # of `Item`
     "Items of grammar and of sense"
     return grammar_forms() + grammar_rules(load_stories("valid")) + sense_items()
 
-# %% ../nbs/06b_probes.ipynb #90326313
+# %% ../nbs/06b_probes.ipynb #5286fa10
 def measure_by(
     nats_of, # function from texts to the total −ln p of each, (texts,)
     items:list, # of `Item`
@@ -251,7 +250,7 @@ def measure_by(
         if kind not in RULES: found[kind]["moved"] = outcomes(moved(of_kind))
     return found
 
-# %% ../nbs/06b_probes.ipynb #08f91e01
+# %% ../nbs/06b_probes.ipynb #e723c3cd
 def measure_probes(
     run:Run, # a training run, or the model of the package
     items:list|None = None, # of `Item`; None: all

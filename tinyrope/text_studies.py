@@ -24,8 +24,8 @@ from .metrics import NgramTable, evaluate_ngrams, evaluate_stories, ngram_floor,
 from .model import generate_tokens
 from .prepare import prepare
 from .programme import (BASE, Arm, Part, Scale, file_of, shared_tokenizer, stories_at,
-                                study, write_shared)
-from .store import EOT
+                                study)
+from .store import EOT, write_shared
 from .studies import ORIGINAL
 from .train import configure, make_trainer
 

@@ -42,7 +42,7 @@ from .report import (compare, header, prompts_for, row_line, verdict_of_run, whe
 from .run_folder import (LOGS, default_folder, last_good, read_rows, restore_rows,
                                  sole_writer, step_name, wait_for_all, write_file)
 from .settings import Count, Seed, Settings, Share, Text, checked, number, optional, whole
-from .speed import best_speed, choose_bf16
+from .speed import choose_bf16, speed_watch
 from .start import begin, load_start, with_given, with_tokenizer, with_vocabulary
 from .store import TokenStore, token_bytes
 from .tracking import (Log, Stopwatch, call_back, draw_attention, draw_curves, make_row,
@@ -324,7 +324,7 @@ class Recorder:
 def _run_training(trainer, recorder):
     "Resume if there is something to resume, fit, finish; returns whether it is finished"
     dtype = torch.bfloat16 if trainer.bf16 else torch.float32
-    def peak(): return best_speed(trainer.device, dtype)
+    peak = speed_watch(trainer.device, dtype)
     restore(trainer, recorder.folder, recorder.log.say)
     try:
         with stop_on_request() as stopped: done = fit(trainer, recorder, stopped, peak)
