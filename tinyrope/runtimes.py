@@ -212,6 +212,12 @@ def _quiet():
         try: yield
         finally: logging.disable(before)
 
+# %% ../nbs/10a_runtimes.ipynb #92372956
+def _without_traces(program):
+    "Leave out of a program where its operations come from"
+    for node in program.model.graph.all_nodes(): node.metadata_props.clear()
+    return program
+
 # %% ../nbs/10a_runtimes.ipynb #358f49af
 def write_onnx(
     model:Transformer, # a Llama
@@ -222,7 +228,7 @@ def write_onnx(
     for name in ("onnxscript", "onnxruntime"): needed(name)
     check_form(model.config)
     with _beside(Path(path)) as part:
-        _export_program(model).save(part)
+        _without_traces(_export_program(model)).save(part)
         if bits == 8: _quantise_onnx(part)
 
 # %% ../nbs/10a_runtimes.ipynb #82941950
