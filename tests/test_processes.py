@@ -138,14 +138,14 @@ def kill_at_an_instant(process, folder, rng, writing):
     return ran, bool(half_written(folder))
 
 
-def test_killed_at_twenty_instants_and_resumed(straight, tmp_path, start, complete):
+def test_killed_at_twelve_instants_and_resumed(straight, tmp_path, start, complete):
     "Every other time it dies while it writes a checkpoint"
     rng, folder, found = random.Random(0), tmp_path/"killed", []
     resume = [*ONE, *LONG, "--out", folder, "--resume"]
-    for i in range(20):
+    for i in range(12):
         found.append(kill_at_an_instant(start(*resume), folder, rng, writing=i % 2 == 1))
     killed, writing = map(sum, zip(*found))
-    assert killed >= 15 and writing >= 5
+    assert killed >= 9 and writing >= 3
     assert re.search(r"resuming from .*step-000\d\d\d0", complete(*resume))
     assert same_weights(folder, straight) and log(folder) == log(straight)
     kept = {checkpoint.name for checkpoint in (folder/"checkpoints").iterdir()}
