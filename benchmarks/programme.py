@@ -5,7 +5,6 @@ about ten hours on two cores, and writes results/study-NAME-small.json, a row as
 ended. Names of studies instead of `all` run these alone. `--worker 0 --workers 2` and `--worker 1
 --workers 2`, in two terminals with OMP_NUM_THREADS=1, share the runs. Stopped and given again, the
 command goes on; no folder of a run is left. FILE is web text (.txt, .jsonl, .parquet)."""
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,18 +12,10 @@ import tinyrope.shape_studies
 import tinyrope.text_studies  # noqa: F401 (studies register themselves)
 from common import parser
 from tinyrope.programme import (MARGIN, SCALES, STUDIES, Programme, above_floor, judge_study,
-                                plan_table, run_programme)
+                                plan_table, run_programme,
+                                still_missing)
 
 NO_WEB = "no web text was named"
-
-
-def complete(result):
-    "Does a study have two seeds of every arm that its parts compare?"
-    counts = Counter(row["arm"] for row in result["rows"] if not row["tuning"])
-    there = {arm for arm, n in counts.items() if n > 1}
-    parts = result["parts"].values()
-    named = {p[k] for p in parts for k in ("arm", "reference") if isinstance(p[k], str)}
-    return named | {result["reference"]} <= there
 
 
 def report(name, result):
@@ -57,7 +48,8 @@ def main():
         results = run_programme(programme, a.worker, a.workers, a.minutes)
     except (ValueError, TimeoutError, FileNotFoundError) as e: raise SystemExit(str(e)) from None
     for name, result in results.items():
-        if complete(result): report(name, result)
+        if still_missing(result): print(f"{name}: {still_missing(result)} runs are missing")
+        else: report(name, result)
 
 
 if __name__ == "__main__": main()

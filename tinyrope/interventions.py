@@ -436,14 +436,14 @@ def measure_columns(
     model:Transformer, # in eval mode
     tokens:Tensor, # (stories, seq) token ids
     pairs:dict, # from `name_partners`
-) -> np.ndarray: # (pairs, n_layers) weight of the name less that of its partner; even attention gives each 1
-    "Compare the columns of names with those of their partners"
+) -> np.ndarray: # (pairs, 2, n_layers) weight of name and partner; even attention gives each 1
+    "Measure the columns of names and those of their partners"
     def of(maps, some):
         mass = column_mass(maps).mean(2)                                # (layers, stories, key)
-        def difference(s, words, name, partner):
+        def both(s, words, *pair):
             at = recurring(words)
-            return mass[:, s, at[name]].mean(-1) - mass[:, s, at[partner]].mean(-1)
-        return torch.stack([difference(s, *pair) for s, pair in enumerate(some)])
+            return torch.stack([mass[:, s, at[word]].mean(-1) for word in pair])
+        return torch.stack([both(s, *pair) for s, pair in enumerate(some)])
     return by_story(of, model, tokens[list(pairs)], list(pairs.values()))
 
 # %% ../nbs/05a_interventions.ipynb #4dc4cfff

@@ -7,8 +7,9 @@ Docs: https://tinyrope.github.io/tinyrope/ledger.html.md"""
 # %% auto #0
 __all__ = ['cpu_name', 'hardware', 'versions', 'provenance', 'results_folder', 'read_result', 'read_study', 'write_result',
            'pack_nats', 'unpack_nats', 'mean_interval', 'bootstrap', 'permutation_p', 'share_interval',
-           'two_level_interval', 'equivalence_p', 'detectable', 'holm', 'Contrast', 'contrast', 'decide', 'values',
-           'difference', 'format_number', 'say', 'say_range', 'judge', 'table', 'in_turns', 'before']
+           'two_level_interval', 'equivalence_p', 'detectable', 'holm', 'Contrast', 'contrast', 'contrast_groups',
+           'decide', 'values', 'difference', 'format_number', 'say', 'say_range', 'judge', 'table', 'in_turns',
+           'before']
 
 # %% ../nbs/ledger.ipynb #baa0ca5d
 import base64
@@ -218,7 +219,7 @@ def detectable(
     from scipy.stats import nct, t
     edge = t.ppf(1 - error/2, n - 1)
     def missed(effect): return nct.cdf(edge, n - 1, effect) - (1 - power)
-    return float(brentq(missed, 0, 100)*spread/n**.5)
+    return float(brentq(missed, 0, 3*edge + 3)*spread/n**.5)
 
 # %% ../nbs/ledger.ipynb #52428c0e
 def holm(
@@ -248,6 +249,14 @@ class Contrast:
     @property
     def detectable(self): return detectable(self.spread, self.n)    # minimal detectable effect
 
+# %% ../nbs/ledger.ipynb #6d87745d
+def _p_values(p, expected, bound):
+    "p-values for and against, from `p(shift, side)`: of a mean on this side of `shift`"
+    if expected == "same": return max(p(-bound, "greater"), p(bound, "less")), p(0, "two-sided")
+    side, other = ("greater", "less") if expected == "higher" else ("less", "greater")
+    away = bound if expected == "higher" else -bound
+    return min(1, 2*p(0, side)), p(away, other)
+
 # %% ../nbs/ledger.ipynb #c651d7f9
 def contrast(
     differences, # (n,) one value a seed, or one a document
@@ -258,14 +267,27 @@ def contrast(
     from scipy.stats import ttest_1samp
     d = np.asarray(differences, dtype=float)
     mean, half = mean_interval(d)
-    if expected == "same":
-        p_yes, p_no = equivalence_p(d, bound), ttest_1samp(d, 0).pvalue
-    else:
-        sign = 1 if expected == "higher" else -1
-        p_yes = min(1, 2*ttest_1samp(sign*d, 0, alternative="greater").pvalue)
-        p_no = ttest_1samp(sign*d, bound, alternative="less").pvalue
-    found = map(float, (p_yes, p_no, d.std(ddof=1)))
+    def p(shift, side): return ttest_1samp(d, shift, alternative=side).pvalue
+    found = map(float, (*_p_values(p, expected, bound), d.std(ddof=1)))
     return Contrast(float(mean), float(half), len(d), bound, expected, *found)
+
+# %% ../nbs/ledger.ipynb #b9359d14
+def contrast_groups(
+    one, # (n,) values of a group
+    other, # (m,) values of the group to compare with
+    expected:_Expected, # what the claim says of `one` less `other`
+    bound:float, # smaller differences do not matter
+) -> Contrast:
+    "Make a planned comparison of two groups that are not paired"
+    from scipy.stats import ttest_ind
+    a, b = (np.asarray(group, dtype=float) for group in (one, other))
+    def test(shift, side): return ttest_ind(a - shift, b, equal_var=False, alternative=side)
+    def p(shift, side): return test(shift, side).pvalue
+    low, high = test(0, "two-sided").confidence_interval(.95)
+    n = min(len(a), len(b))
+    spread = np.sqrt(n*(a.var(ddof=1)/len(a) + b.var(ddof=1)/len(b)))
+    found = map(float, (*_p_values(p, expected, bound), spread))
+    return Contrast(float(a.mean() - b.mean()), float(high - low)/2, n, bound, expected, *found)
 
 # %% ../nbs/ledger.ipynb #5504e9a3
 def decide(

@@ -7,7 +7,7 @@ Docs: https://tinyrope.github.io/tinyrope/programme.html.md"""
 # %% auto #0
 __all__ = ['SCALES', 'BASE', 'STUDIES', 'TUNING_SEED', 'MARGIN', 'Scale', 'stories_at', 'file_of', 'shared_tokenizer', 'Arm',
            'Part', 'Study', 'study', 'measure_with', 'Task', 'chosen_rate', 'open_tasks', 'score_run', 'Programme',
-           'run_programme', 'paired', 'above_floor', 'judge_study', 'plan', 'plan_table']
+           'run_programme', 'paired', 'still_missing', 'above_floor', 'contrasts', 'judge_study', 'plan', 'plan_table']
 
 # %% ../nbs/07b_programme.ipynb #f47eeae6
 import contextlib
@@ -15,6 +15,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -300,11 +301,11 @@ def _begin(name, scale, path):
                     text=_name_of(arm.text)) for a, arm in arms.items()}
     plan = json.loads(json.dumps(plan))
     if s.needs_web: plan["web"] = corpus_id(scale.web)
+    parts = {k: asdict(p) for k, p in s.parts.items()}
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["arms"] == plan: return found
+        if found["arms"] | plan == plan: return _extended(path, found, dict(arms=plan, parts=parts))
         raise ValueError(f"{path} holds other arms of {name!r}: give another `out`, or delete it")
-    parts = {k: asdict(p) for k, p in s.parts.items()}
     about = provenance(f"python benchmarks/programme.py {name}", title=s.title, claim=s.claim,
                        size=scale.name, base=scale.base, arms=plan, reference=s.reference,
                        parts=parts, floor=_floor(name, scale))
@@ -319,6 +320,12 @@ def _add(path, row):
         keys = ("arm", "rate", "seed")
         if all(any(r[k] != row[k] for k in keys) for r in result["rows"]):
             write_result(path, result | dict(rows=[*result["rows"], row]))
+
+# %% ../nbs/07b_programme.ipynb #d2848c62
+def _extended(path, found, now):
+    "Add what a study has got since its file was begun"
+    if any(found[k] != v for k, v in now.items()): write_result(path, found := found | now)
+    return found
 
 # %% ../nbs/07b_programme.ipynb #8dd0880c
 @dataclass(frozen=True)
@@ -427,6 +434,20 @@ def paired(
     b = by_seed(reference) if isinstance(reference, str) else dict.fromkeys(a, reference)
     return np.array([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
 
+# %% ../nbs/07b_programme.ipynb #a1b4d808
+def still_missing(
+    result:dict, # of a study
+) -> int: # 0 where it may decide
+    "Count the runs that the parts of a study still wait for"
+    there, cap = Counter(), SCALES[result["size"]].seeds
+    for r in result["rows"]: there[r["arm"]] += not r["tuning"]
+    def lack(arm, seeds): return max(0, min(seeds, cap) - there[arm])
+    seeds, missing = {name: arm["seeds"] for name, arm in result["arms"].items()}, Counter()
+    for p in result["parts"].values():
+        arms = [a for a in (p["arm"], p["reference"], result["reference"]) if isinstance(a, str)]
+        for a in arms: missing[a] = max(missing[a], lack(a, min(seeds[b] for b in arms)))
+    return sum(missing.values())
+
 # %% ../nbs/07b_programme.ipynb #db49fe0d
 MARGIN = .15        # bits per byte
 
@@ -438,16 +459,22 @@ def above_floor(
     rows = [r for r in result["rows"] if r["arm"] == result["reference"] and not r["tuning"]]
     return min(result["floor"].values()) - float(np.mean([r["bits_per_byte"] for r in rows]))
 
+# %% ../nbs/07b_programme.ipynb #a4ccff7d
+def contrasts(
+    result:dict, # of a study
+) -> dict: # part → `Contrast`
+    "Compare the arms of a study as its parts ask"
+    return {name: contrast(paired(result, p["arm"], p["reference"], p["what"]),
+                           p["expected"], p["bound"]) for name, p in result["parts"].items()}
+
 # %% ../nbs/07b_programme.ipynb #6e2a8c40
 def judge_study(
     result:dict, # of a study
 ) -> dict: # part → ("yes", "no" or "undecided", its `Contrast`)
     "Judge the parts of a study, corrected for their number"
-    found = {}
-    for name, p in result["parts"].items():
-        differences = paired(result, p["arm"], p["reference"], p["what"])
-        found[name] = contrast(differences, p["expected"], p["bound"])
-    words = decide(found) if above_floor(result) >= MARGIN else dict.fromkeys(found, "undecided")
+    found = contrasts(result)
+    may_decide = not still_missing(result) and above_floor(result) >= MARGIN
+    words = decide(found) if may_decide else dict.fromkeys(found, "undecided")
     return {name: (words[name], c) for name, c in found.items()}
 
 # %% ../nbs/07b_programme.ipynb #4ece43cf
