@@ -28,7 +28,7 @@ from .probes import all_items
 from .programme import MARGIN, above_floor, contrasts, still_missing
 from .rope import apply_rope, rope_frequencies, rope_tables
 
-# %% ../nbs/claims.ipynb #06d07516
+# %% ../nbs/claims.ipynb #7368692c
 @dataclass(frozen=True)
 class Tested:
     "A part of a claim"
@@ -37,7 +37,7 @@ class Tested:
     of:str = "stories"          # what its values are: seeds, stories, wordings
     control:bool = False        # must succeed for the others to mean anything
 
-# %% ../nbs/claims.ipynb #1bbbf717
+# %% ../nbs/claims.ipynb #2c650c92
 @dataclass(frozen=True)
 class Found:
     "What was found about a claim"
@@ -48,6 +48,7 @@ class Found:
 @dataclass(frozen=True)
 class Claim:
     "A sentence of the write-up and how it is tested"
+    section:str     # of this page
     text:str        # what the write-up says
     test:str        # what could refute it
     link:str        # where the test is explained
@@ -58,13 +59,14 @@ CLAIMS = {}
 
 def claim(
     number:int, # of the claim, from 1
+    section:str, # of this page
     text:str, # what the write-up says
     test:str, # what could refute it
     link:str, # where the test is explained
 ): # decorator
     "Make a function the test of a claim"
     def register(find):
-        CLAIMS[number] = Claim(text, test, link, find)
+        CLAIMS[number] = Claim(section, text, test, link, find)
         return find
     return register
 
@@ -91,7 +93,7 @@ def verdict(
     if "yes" in words: return "holds in part"
     return "undecided" if "undecided" in words else "does not hold"
 
-# %% ../nbs/claims.ipynb #c56464c9
+# %% ../nbs/claims.ipynb #2d839d6e
 def _tabulated(rows):
     "Write rows of cells as a table, the first of them as its head"
     lines = [rows[0], ["---"]*len(rows[0]), *rows[1:]]
@@ -106,11 +108,11 @@ def claims_table(
     for number, c in sorted(CLAIMS.items()):
         found = c.find()
         word = verdict(found.parts)
-        rows.append([f"[{number}]({base}claims.html#claim-{number})", c.text, f"**{word}**",
+        rows.append([f"[{number}]({base}claims.html#{c.section})", c.text, f"**{word}**",
                      found.line])
     return _tabulated(rows)
 
-# %% ../nbs/claims.ipynb #3d434134
+# %% ../nbs/claims.ipynb #ee9ba0f0
 def _evidence(t):
     "Cells of a part: what was measured, the bound, what was detectable, and values"
     c = t.found
@@ -118,7 +120,7 @@ def _evidence(t):
     measured = f"{say(c.mean, c.half, 3)} {t.unit}"
     return [measured, f"{c.expected}, {c.bound:g}", f"{c.detectable:.3f}", f"{c.n:,} {t.of}"]
 
-# %% ../nbs/claims.ipynb #3bcd09b4
+# %% ../nbs/claims.ipynb #799fc2cd
 def evidence(
     number:int, # of a claim
 ) -> str: # markdown
@@ -129,7 +131,7 @@ def evidence(
         rows.append([name, f"**{word}**", *_evidence(t)])
     return _tabulated(rows)
 
-# %% ../nbs/claims.ipynb #2170c628
+# %% ../nbs/claims.ipynb #d8fd5224
 _COLOURS = {"yes": PALETTE[2], "no": PALETTE[3], "undecided": "0.5"}
 
 def _panel(ax, rows, unit):
@@ -142,7 +144,7 @@ def _panel(ax, rows, unit):
     ax.axvline(0, c="0.4", lw=.8)
     label(ax, "", unit)
 
-# %% ../nbs/claims.ipynb #a9675b2a
+# %% ../nbs/claims.ipynb #f66de970
 def draw_parts(
     number:int, # of a claim
 ): # matplotlib figure
@@ -166,7 +168,7 @@ def _study(name):
     lead = above_floor(r)
     return r, None if lead >= MARGIN else f"its models beat the best table by {lead:.2f} only"
 
-# %% ../nbs/claims.ipynb #b64adbac
+# %% ../nbs/claims.ipynb #71728af2
 _UNITS = {"bits_per_byte": "bits per byte", "web_bits_per_byte": "bits per byte of web text",
           "previous": "share of the weight", "early": "nats per token", "gap": "bits per byte",
           "auc": "area under the curve", "gain_1": "bits per byte", "gain_64": "bits per byte",
@@ -179,7 +181,7 @@ def _parts_of(name, planned):
     return {k.replace("_", " "): Tested(c, _UNITS[r["parts"][k]["what"]], "seeds")
             for k, c in contrasts(r).items()}
 
-# %% ../nbs/claims.ipynb #8169b12e
+# %% ../nbs/claims.ipynb #c70b42b3
 def _told(parts, *names, digits=3):
     "Write the differences of some parts, or that they are not known yet"
     found = [parts[name] for name in names]
@@ -188,7 +190,8 @@ def _told(parts, *names, digits=3):
                      for name, t in zip(names, found))
 
 # %% ../nbs/claims.ipynb #f7be7454
-@claim(1, "Train loss 1.47, validation loss about 1.60, validation perplexity about 5.03",
+@claim(1, "the-loss",
+       "Train loss 1.47, validation loss about 1.60, validation perplexity about 5.03",
        "the run itself, on the same stories", "index.html#the-run-that-started-this")
 def final_loss():
     "Put the published loss into the unit of the model in the package"
@@ -208,8 +211,9 @@ def final_loss():
 # %% ../nbs/claims.ipynb #a6ffc60e
 _STARTS = "fewer_types_start_steeper", "twice_as_many_types"
 
-@claim(2, "The loss falls steeply at first because the vocabulary is restricted "
-          "(about 1,500 words)",
+@claim(2, "the-steep-start",
+       "The loss falls steeply at first because the vocabulary is restricted "
+       "(about 1,500 words)",
        "words counted; the same start with two and four times as many types",
        "text_studies.html#the-steep-start")
 def steep_start():
@@ -224,14 +228,14 @@ def steep_start():
     return Found(f"{needed:,} words make up 95 % of the text. What four times as many types add "
                  f"to the loss at the start, beyond their entropy: {more}.", parts)
 
-# %% ../nbs/claims.ipynb #9e28e002
+# %% ../nbs/claims.ipynb #a2e886c8
 def _gap_of_bundled():
     "Bits per byte of unseen and of seen stories, one value a story"
     losses = read_result("stories")["losses"]
     def bits(split): return np.divide(*(losses[split][k] for k in ("nats", "bytes")))/math.log(2)
     return contrast_groups(bits("valid"), bits("train"), "same", .02)
 
-# %% ../nbs/claims.ipynb #3fdb7576
+# %% ../nbs/claims.ipynb #3a14155f
 _PLANTED = ("a_tight_gap", "read_stories_not_told_apart", "once_leaves_nothing",
             "often_is_remembered", "often_is_recited", "the_control_recites")
 _CONTROLS = {"often is remembered", "often is recited", "the control recites"}
@@ -242,11 +246,12 @@ def _remembered():
     agreed = copies["agreed"]
     longest = [copies["measures"][f"{split}, greedy"]["longest"] for split in ("train", "valid")]
     longest = [[x for x in group if x is not None] for group in longest]
-    return (contrast_groups(agreed["train, greedy"], agreed["valid, greedy"], "same", .5),
+    return (contrast_groups(agreed["train, greedy"], agreed["valid, greedy"], "same", .1),
             contrast_groups(*longest, "same", .5))
 
 # %% ../nbs/claims.ipynb #867fc22a
-@claim(3, "The tight train/validation gap shows generalisation, not memorisation",
+@claim(3, "the-gap",
+       "The tight train/validation gap shows generalisation, not memorisation",
        "gap, planted stories, and continuations of seen and unseen stories",
        "text_studies.html#the-gap-and-what-is-remembered")
 def tight_gap():
@@ -279,7 +284,8 @@ def _shift_and_text():
     return longest, shift, text
 
 # %% ../nbs/claims.ipynb #94b88b09
-@claim(4, "With RoPE, the attention score depends only on the relative distance",
+@claim(4, "relative-distance",
+       "With RoPE, the attention score depends only on the relative distance",
        "scores of random queries and keys, and of a whole model, with positions shifted; "
        "and with other contents at the same distance",
        "interventions.html")
@@ -319,7 +325,8 @@ _ENCODINGS = ("none_is_worse", "sinusoidal_is_worse", "learned_is_worse",
               "rotating_half_is_as_good", "none_looks_back_less", "alibi_looks_back_less",
               "scaled_sinusoidal_looks_back_less")
 
-@claim(5, "Layer-5 mean attention shows a strong local diagonal band, because of RoPE",
+@claim(5, "the-diagonal-band",
+       "Layer-5 mean attention shows a strong local diagonal band, because of RoPE",
        "seven encodings, and a trained model without its rotations", "interventions.html")
 def diagonal_band():
     "Compare encodings, and take the rotations out of a trained model"
@@ -347,8 +354,9 @@ def _columns():
 # %% ../nbs/claims.ipynb #27e0dca3
 _SINK, _EVEN = 10, "times even attention"
 
-@claim(6, "Deeper layers show vertical bands on subject tokens (\"Tom\", \"dragon\"): "
-          "attention sinks that keep track of entities",
+@claim(6, "bands-on-subjects",
+       "Deeper layers show vertical bands on subject tokens (\"Tom\", \"dragon\"): "
+       "attention sinks that keep track of entities",
        "names against matched words of the same story: weight, and what a blocked column costs",
        "interventions.html#do-columns-on-names-keep-track-of-them")
 def subject_bands():
@@ -396,7 +404,7 @@ def _more_than_corpus(measure):
     more = ours - corpus
     return more[~np.isnan(more)]
 
-# %% ../nbs/claims.ipynb #49a5680d
+# %% ../nbs/claims.ipynb #3245c790
 _GUESSED = {"who did what to whom": "who did what to whom", "where it is now": "where a thing is",
             "counting": "how many there are", "negation": "what is not so", "tool": "the right tool"}
 _TOLD = {"by_name": ("the hero is lost", "lower"), "replaced": ("the hero is replaced", "higher"),
@@ -404,7 +412,7 @@ _TOLD = {"by_name": ("the hero is lost", "lower"), "replaced": ("the hero is rep
          "subject_verb": ("sentences open with subject and verb", "higher"),
          "repeated_openings": ("openings come back", "higher")}
 
-# %% ../nbs/claims.ipynb #9cbe1944
+# %% ../nbs/claims.ipynb #f8bb82df
 def _grammar():
     "Parts about grammar"
     def asked(*kinds): return Tested(contrast(_by_wording(*kinds), "higher", .1), _SHARE, "wordings")
@@ -415,7 +423,7 @@ def _grammar():
 
 _SHARE = "share right, less one half"
 
-# %% ../nbs/claims.ipynb #5f8f2d19
+# %% ../nbs/claims.ipynb #30882a06
 def _sense():
     "Parts about sense, and about what stories repeat"
     def asked(kind): return Tested(contrast(_by_wording(kind), "same", .1), _SHARE, "wordings")
@@ -425,8 +433,9 @@ def _sense():
     return guessed | told
 
 # %% ../nbs/claims.ipynb #eb90c8ab
-@claim(7, "Grammar is near flawless, semantics break down (the \"Timmy\" story), "
-          "subject-verb-object sentences repeat (the \"forest\" story)",
+@claim(7, "grammar-without-sense",
+       "Grammar is near flawless, semantics break down (the \"Timmy\" story), "
+       "subject-verb-object sentences repeat (the \"forest\" story)",
        "minimal pairs, a checker of grammar, and stories beside those of the corpus",
        "probes.html")
 def grammar_without_sense():
@@ -444,7 +453,8 @@ def grammar_without_sense():
 _DEPTHS = ("four_beat_two", "eight_beat_four", "sixteen_beat_four", "four_beat_two_in_all",
            "sixteen_beat_four_in_all")
 
-@claim(8, "Deeper would beat wider at the same size",
+@claim(8, "deeper-or-wider",
+       "Deeper would beat wider at the same size",
        "2, 4, 8 and 16 layers of equal size, tuned, equal tokens",
        "shape_studies.html#deeper-or-wider")
 def deeper():
@@ -453,7 +463,8 @@ def deeper():
     return Found(f"Deeper less shallower: {_told(parts, 'four beat two', 'sixteen beat four')}.", parts)
 
 # %% ../nbs/claims.ipynb #9ce1749d
-@claim(9, "More diverse data (FineWeb, SlimPajama) is needed",
+@claim(9, "more-diverse-data",
+       "More diverse data (FineWeb, SlimPajama) is needed",
        "stories with up to three times as much web text added, scored on both",
        "text_studies.html#more-diverse-data")
 def diverse_data():
@@ -461,7 +472,7 @@ def diverse_data():
     parts = _parts_of("added_web", ("better_on_stories", "better_on_web"))
     return Found(f"With three times as much web text: {_told(parts, *parts)}.", parts)
 
-# %% ../nbs/claims.ipynb #0a467885
+# %% ../nbs/claims.ipynb #0ae04d31
 def _faster(large):
     "Part: is decoding faster with one key-value head, at each batch size?"
     speed = large["decoding_tokens_per_second"]
@@ -472,7 +483,8 @@ def _faster(large):
 # %% ../nbs/claims.ipynb #9c835da4
 _GROUPS = tuple(f"{kv}_of_8_lose_nothing" for kv in (4, 2, 1))
 
-@claim(10, "Grouped-query attention cuts the KV cache and speeds inference",
+@claim(10, "grouped-queries",
+       "Grouped-query attention cuts the KV cache and speeds inference",
        "key-value heads from all to one: loss, bytes, tokens per second",
        "shape_studies.html#grouped-queries")
 def grouped_queries():

@@ -219,7 +219,8 @@ def open_tasks(
     tasks = [t for name, arm in STUDIES[study].arms(scale).items()
              for t in _tasks_of_arm(study, name, arm, scale, rows)]
     left = [t for t in tasks if (t.arm, t.rate, t.seed) not in done]
-    return sorted(left, key=lambda t: (not t.tuning, t.seed))
+    compared = {name for part in STUDIES[study].parts.values() for name in (part.arm, part.reference)}
+    return sorted(left, key=lambda t: (t.arm not in compared, not t.tuning, t.seed))
 
 # %% ../nbs/07b_programme.ipynb #81109694
 def score_run(
