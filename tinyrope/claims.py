@@ -20,15 +20,14 @@ import numpy as np
 import torch
 
 from .corpora import load_stories
-from .ledger import (Contrast, contrast, contrast_groups, decide, read_result,
-                             read_study, results_folder, say)
+from .ledger import (MARGIN, Contrast, above_floor, contrast, contrast_groups, contrasts,
+                             decide, read_result, read_study, results_folder, say, still_missing)
 from .pairs import by_form
 from .plotting import PALETTE, figure, label
 from .probes import all_items
-from .programme import MARGIN, above_floor, contrasts, still_missing
 from .rope import apply_rope, rope_frequencies, rope_tables
 
-# %% ../nbs/claims.ipynb #7368692c
+# %% ../nbs/claims.ipynb #7af46553
 @dataclass(frozen=True)
 class Tested:
     "A part of a claim"
@@ -37,7 +36,7 @@ class Tested:
     of:str = "stories"          # what its values are: seeds, stories, wordings
     control:bool = False        # must succeed for the others to mean anything
 
-# %% ../nbs/claims.ipynb #2c650c92
+# %% ../nbs/claims.ipynb #bd026538
 @dataclass(frozen=True)
 class Found:
     "What was found about a claim"
@@ -93,7 +92,7 @@ def verdict(
     if "yes" in words: return "holds in part"
     return "undecided" if "undecided" in words else "does not hold"
 
-# %% ../nbs/claims.ipynb #2d839d6e
+# %% ../nbs/claims.ipynb #d77e99be
 def _tabulated(rows):
     "Write rows of cells as a table, the first of them as its head"
     lines = [rows[0], ["---"]*len(rows[0]), *rows[1:]]
@@ -112,7 +111,7 @@ def claims_table(
                      found.line])
     return _tabulated(rows)
 
-# %% ../nbs/claims.ipynb #ee9ba0f0
+# %% ../nbs/claims.ipynb #b3f934f5
 def _evidence(t):
     "Cells of a part: what was measured, the bound, what was detectable, and values"
     c = t.found
@@ -120,7 +119,7 @@ def _evidence(t):
     measured = f"{say(c.mean, c.half, 3)} {t.unit}"
     return [measured, f"{c.expected}, {c.bound:g}", f"{c.detectable:.3f}", f"{c.n:,} {t.of}"]
 
-# %% ../nbs/claims.ipynb #799fc2cd
+# %% ../nbs/claims.ipynb #c3f81b4c
 def evidence(
     number:int, # of a claim
 ) -> str: # markdown
@@ -131,7 +130,7 @@ def evidence(
         rows.append([name, f"**{word}**", *_evidence(t)])
     return _tabulated(rows)
 
-# %% ../nbs/claims.ipynb #d8fd5224
+# %% ../nbs/claims.ipynb #aa23af57
 _COLOURS = {"yes": PALETTE[2], "no": PALETTE[3], "undecided": "0.5"}
 
 def _panel(ax, rows, unit):
@@ -144,7 +143,7 @@ def _panel(ax, rows, unit):
     ax.axvline(0, c="0.4", lw=.8)
     label(ax, "", unit)
 
-# %% ../nbs/claims.ipynb #f66de970
+# %% ../nbs/claims.ipynb #ea4d2407
 def draw_parts(
     number:int, # of a claim
 ): # matplotlib figure
@@ -168,7 +167,7 @@ def _study(name):
     lead = above_floor(r)
     return r, None if lead >= MARGIN else f"its models beat the best table by {lead:.2f} only"
 
-# %% ../nbs/claims.ipynb #71728af2
+# %% ../nbs/claims.ipynb #9c8604b3
 _UNITS = {"bits_per_byte": "bits per byte", "web_bits_per_byte": "bits per byte of web text",
           "previous": "share of the weight", "early": "nats per token", "gap": "bits per byte",
           "auc": "area under the curve", "gain_1": "bits per byte", "gain_64": "bits per byte",
@@ -181,11 +180,11 @@ def _parts_of(name, planned):
     return {k.replace("_", " "): Tested(c, _UNITS[r["parts"][k]["what"]], "seeds")
             for k, c in contrasts(r).items()}
 
-# %% ../nbs/claims.ipynb #c70b42b3
+# %% ../nbs/claims.ipynb #73834fcc
 def _told(parts, *names, digits=3):
     "Write the differences of some parts, or that they are not known yet"
     found = [parts[name] for name in names]
-    if not all(isinstance(t.found, Contrast) for t in found): return f"not known yet ({found[0].unit})"
+    if not isinstance(found[0].found, Contrast): return f"not known yet ({found[0].unit})"
     return "; ".join(f"{name} {say(t.found.mean, t.found.half, digits)} {t.unit}"
                      for name, t in zip(names, found))
 
@@ -228,14 +227,14 @@ def steep_start():
     return Found(f"{needed:,} words make up 95 % of the text. What four times as many types add "
                  f"to the loss at the start, beyond their entropy: {more}.", parts)
 
-# %% ../nbs/claims.ipynb #a2e886c8
+# %% ../nbs/claims.ipynb #47c39d9c
 def _gap_of_bundled():
     "Bits per byte of unseen and of seen stories, one value a story"
     losses = read_result("stories")["losses"]
     def bits(split): return np.divide(*(losses[split][k] for k in ("nats", "bytes")))/math.log(2)
     return contrast_groups(bits("valid"), bits("train"), "same", .02)
 
-# %% ../nbs/claims.ipynb #3a14155f
+# %% ../nbs/claims.ipynb #8490b1e8
 _PLANTED = ("a_tight_gap", "read_stories_not_told_apart", "once_leaves_nothing",
             "often_is_remembered", "often_is_recited", "the_control_recites")
 _CONTROLS = {"often is remembered", "often is recited", "the control recites"}
@@ -276,7 +275,7 @@ def _rotated_scores(q, k, m, n):
 
 # %% ../nbs/claims.ipynb #7aa5a5bd
 def _shift_and_text():
-    "Largest change of the scores by a shift, and that of the deeper half by a text before, by story"
+    "Largest change of the scores by a shift, and that of deeper layers by a text before"
     r = read_result("interventions")
     scores, longest = r["distance"]["scores"], max(r["settings"]["lengths"])
     shift = np.max(scores[f"shift by {longest}"])
@@ -310,14 +309,9 @@ def relative_distance():
          "a text before changes nothing": Tested(other, "% of the scores")})
 
 # %% ../nbs/claims.ipynb #8178d9eb
-def _band_lost():
-    "Percentage of the weight within distance 4 that is lost without rotations, one value a story"
-    r = read_result("interventions")["rotations"]["band"]
-    return 100*(np.array(r["untouched"]) - r["none kept"])
-
-def _slower_without():
-    "Rise of the loss without rotations, nats per token, one value a story"
-    r = read_result("interventions")["rotations"]["loss"]
+def _without_rotations(measure):
+    "Change of a measure of the trained model if no rotation is kept, one value a story"
+    r = read_result("interventions")["rotations"][measure]
     return np.array(r["none kept"]) - r["untouched"]
 
 # %% ../nbs/claims.ipynb #995444e2
@@ -327,15 +321,18 @@ _ENCODINGS = ("none_is_worse", "sinusoidal_is_worse", "learned_is_worse",
 
 @claim(5, "the-diagonal-band",
        "Layer-5 mean attention shows a strong local diagonal band, because of RoPE",
-       "seven encodings, and a trained model without its rotations", "interventions.html")
+       "six encodings, and a trained model without its rotations", "interventions.html")
 def diagonal_band():
     "Compare encodings, and take the rotations out of a trained model"
-    band, loss = contrast(_band_lost(), "higher", 1), contrast(_slower_without(), "higher", .01)
+    band = contrast(-100*_without_rotations("band"), "higher", 1)
+    loss = contrast(_without_rotations("loss"), "higher", .01)
     parts = {"rotations make the band of a trained model": Tested(band, "points of the weight"),
-             "and it needs them": Tested(loss, "nats per token")} | _parts_of("positions", _ENCODINGS)
+             "and it needs them": Tested(loss, "nats per token")}
+    parts |= _parts_of("positions", _ENCODINGS)
     without = _told(parts, "none is worse", "none looks back less")
-    return Found(f"Without its rotations a trained model loses {say(band.mean, band.half, 1)} points "
-                 f"of its band, and {say(loss.mean, loss.half, 2)} nats per token. Trained without "
+    return Found("Without its rotations a trained model loses "
+                 f"{say(band.mean, band.half, 1)} points of its band, and "
+                 f"{say(loss.mean, loss.half, 2)} nats per token. Trained without "
                  f"positions: {without}.", parts)
 
 # %% ../nbs/claims.ipynb #f44c1489
@@ -366,8 +363,8 @@ def subject_bands():
     deep, deeper, mentions, pronouns = (contrast(v, "higher", .1) for v in found.values())
     times = _SINK + names.mean
     return Found(
-        f"A blocked column costs later mentions of a name {say(mentions.mean, mentions.half, 1)} nats "
-        "more than that of a matched word, and pronouns "
+        "A blocked column costs later mentions of a name "
+        f"{say(mentions.mean, mentions.half, 1)} nats more than that of a matched word, and pronouns "
         f"{say(pronouns.mean, pronouns.half, 2)}. Names draw {times:.1f} times even attention, which "
         "makes them no sinks.",
         {"names draw more than matched words": Tested(deep, _EVEN),
@@ -382,6 +379,7 @@ def _by_wording(*kinds):
     right = read_result("probes")["models"]["bundled"]
     return np.concatenate([by_form(right[k]["right"], _items()[k]) for k in kinds]) - .5
 
+# %% ../nbs/claims.ipynb #bdcc983b
 @lru_cache
 def _items():
     "All minimal pairs by kind"
@@ -389,6 +387,7 @@ def _items():
     for item in all_items(): items.setdefault(item.kind, []).append(item)
     return items
 
+# %% ../nbs/claims.ipynb #c0e36800
 def _alarms():
     "Alarms per 1,000 words beyond those of the corpus, one value an opening"
     r = read_result("grammar")
@@ -404,7 +403,7 @@ def _more_than_corpus(measure):
     more = ours - corpus
     return more[~np.isnan(more)]
 
-# %% ../nbs/claims.ipynb #3245c790
+# %% ../nbs/claims.ipynb #28a9f04c
 _GUESSED = {"who did what to whom": "who did what to whom", "where it is now": "where a thing is",
             "counting": "how many there are", "negation": "what is not so", "tool": "the right tool"}
 _TOLD = {"by_name": ("the hero is lost", "lower"), "replaced": ("the hero is replaced", "higher"),
@@ -412,22 +411,26 @@ _TOLD = {"by_name": ("the hero is lost", "lower"), "replaced": ("the hero is rep
          "subject_verb": ("sentences open with subject and verb", "higher"),
          "repeated_openings": ("openings come back", "higher")}
 
-# %% ../nbs/claims.ipynb #f8bb82df
-def _grammar():
-    "Parts about grammar"
-    def asked(*kinds): return Tested(contrast(_by_wording(*kinds), "higher", .1), _SHARE, "wordings")
-    return {"no more alarms than the corpus": Tested(
-                contrast(_alarms(), "same", 1), "alarms per 1,000 words"),
-            "pronouns, reflexives, verb forms are right": asked("pronoun", "reflexive", "verb form"),
-            "a verb agrees across another noun": asked("agreement over another noun")}
-
+# %% ../nbs/claims.ipynb #e40b36e4
 _SHARE = "share right, less one half"
 
-# %% ../nbs/claims.ipynb #30882a06
+def _asked(expected, *kinds):
+    "Part: are these kinds of items answered right?"
+    return Tested(contrast(_by_wording(*kinds), expected, .1), _SHARE, "wordings")
+
+# %% ../nbs/claims.ipynb #56aeb213
+def _grammar():
+    "Parts about grammar"
+    forms = "pronoun", "reflexive", "verb form"
+    return {"no more alarms than the corpus": Tested(
+                contrast(_alarms(), "same", 1), "alarms per 1,000 words"),
+            "pronouns, reflexives, verb forms are right": _asked("higher", *forms),
+            "a verb agrees across another noun": _asked("higher", "agreement over another noun")}
+
+# %% ../nbs/claims.ipynb #96c865a3
 def _sense():
     "Parts about sense, and about what stories repeat"
-    def asked(kind): return Tested(contrast(_by_wording(kind), "same", .1), _SHARE, "wordings")
-    guessed = {f"guessed: {name}": asked(kind) for kind, name in _GUESSED.items()}
+    guessed = {f"guessed: {name}": _asked("same", kind) for kind, name in _GUESSED.items()}
     told = {name: Tested(contrast(_more_than_corpus(k), side, .02), "share beyond the corpus")
             for k, (name, side) in _TOLD.items()}
     return guessed | told
@@ -472,7 +475,7 @@ def diverse_data():
     parts = _parts_of("added_web", ("better_on_stories", "better_on_web"))
     return Found(f"With three times as much web text: {_told(parts, *parts)}.", parts)
 
-# %% ../nbs/claims.ipynb #0ae04d31
+# %% ../nbs/claims.ipynb #4c23069a
 def _faster(large):
     "Part: is decoding faster with one key-value head, at each batch size?"
     speed = large["decoding_tokens_per_second"]

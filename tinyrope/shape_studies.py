@@ -54,7 +54,7 @@ def _what_heads_see(run, scale):
                 band=float(scores[2].mean()), scores=scores.tolist())
 
 # %% ../nbs/07d_shape_studies.ipynb #a6712fd3
-_OTHERS = ("alibi", "learned", "sinusoidal", "scaled_sinusoidal", "none", "partial_rotary")
+_OTHERS = ("alibi", "learned", "scaled_sinusoidal", "none", "partial_rotary")
 
 # %% ../nbs/07d_shape_studies.ipynb #23aae0e0
 @study("positions", 5, "Which encoding of positions is best, and which looks back one token?",
@@ -68,9 +68,8 @@ _OTHERS = ("alibi", "learned", "sinusoidal", "scaled_sinusoidal", "none", "parti
            scaled_sinusoidal_looks_back_less=Part("scaled_sinusoidal", "base", "lower", .02,
                                                   "previous")))
 def _encodings(scale):
-    "The base, which has RoPE, and six other encodings"
-    def arm(p): return Arm(dict(position=p), 3 if p == "sinusoidal" else 5, True)
-    return {"base": BASE} | {p: arm(p) for p in _OTHERS}
+    "The base, which has RoPE, and five other encodings"
+    return {"base": BASE} | {p: Arm(dict(position=p), 5, True) for p in _OTHERS}
 
 # %% ../nbs/07d_shape_studies.ipynb #b7ccaf86
 def _parameters(c, embedding):
