@@ -139,10 +139,10 @@ def test_the_bundled_model_is_scored(score, few):
 
 def test_a_study_is_trained_measured_and_written(run, tmp_path):
     "The result has a row for each arm and seed, and is printed as a table"
-    words = "arms --size smoke --seeds 2 --out found".split()
+    words = "masking --size smoke --seeds 2 --out found".split()
     printed = run("tinyrope-study", *words, *CPU).stdout
-    result = json.loads((tmp_path/"found"/"study-arms-smoke.json").read_text())
-    assert "| as coded (sinusoidal) |" in printed and result["size"] == "smoke"
+    result = json.loads((tmp_path/"found"/"study-masking-smoke.json").read_text())
+    assert "| on |" in printed and result["size"] == "smoke"
     found = {(row["arm"], row["seed"]) for row in result["rows"]}
     assert found == {(arm, seed) for arm in result["arms"] for seed in (0, 1)}
 

@@ -27,7 +27,7 @@ from .plotting import PALETTE, figure, label
 from .probes import all_items
 from .rope import apply_rope, rope_frequencies, rope_tables
 
-# %% ../nbs/claims.ipynb #7af46553
+# %% ../nbs/claims.ipynb #71dbc944
 @dataclass(frozen=True)
 class Tested:
     "A part of a claim"
@@ -36,7 +36,7 @@ class Tested:
     of:str = "stories"          # what its values are: seeds, stories, wordings
     control:bool = False        # must succeed for the others to mean anything
 
-# %% ../nbs/claims.ipynb #bd026538
+# %% ../nbs/claims.ipynb #73221c47
 @dataclass(frozen=True)
 class Found:
     "What was found about a claim"
@@ -92,7 +92,7 @@ def verdict(
     if "yes" in words: return "holds in part"
     return "undecided" if "undecided" in words else "does not hold"
 
-# %% ../nbs/claims.ipynb #d77e99be
+# %% ../nbs/claims.ipynb #38d36e92
 def _tabulated(rows):
     "Write rows of cells as a table, the first of them as its head"
     lines = [rows[0], ["---"]*len(rows[0]), *rows[1:]]
@@ -111,7 +111,7 @@ def claims_table(
                      found.line])
     return _tabulated(rows)
 
-# %% ../nbs/claims.ipynb #b3f934f5
+# %% ../nbs/claims.ipynb #c5f38c37
 def _evidence(t):
     "Cells of a part: what was measured, the bound, what was detectable, and values"
     c = t.found
@@ -119,7 +119,7 @@ def _evidence(t):
     measured = f"{say(c.mean, c.half, 3)} {t.unit}"
     return [measured, f"{c.expected}, {c.bound:g}", f"{c.detectable:.3f}", f"{c.n:,} {t.of}"]
 
-# %% ../nbs/claims.ipynb #c3f81b4c
+# %% ../nbs/claims.ipynb #af16e0d9
 def evidence(
     number:int, # of a claim
 ) -> str: # markdown
@@ -130,7 +130,7 @@ def evidence(
         rows.append([name, f"**{word}**", *_evidence(t)])
     return _tabulated(rows)
 
-# %% ../nbs/claims.ipynb #aa23af57
+# %% ../nbs/claims.ipynb #7fa3c7ea
 _COLOURS = {"yes": PALETTE[2], "no": PALETTE[3], "undecided": "0.5"}
 
 def _panel(ax, rows, unit):
@@ -143,7 +143,7 @@ def _panel(ax, rows, unit):
     ax.axvline(0, c="0.4", lw=.8)
     label(ax, "", unit)
 
-# %% ../nbs/claims.ipynb #ea4d2407
+# %% ../nbs/claims.ipynb #d914a1ea
 def draw_parts(
     number:int, # of a claim
 ): # matplotlib figure
@@ -167,7 +167,7 @@ def _study(name):
     lead = above_floor(r)
     return r, None if lead >= MARGIN else f"its models beat the best table by {lead:.2f} only"
 
-# %% ../nbs/claims.ipynb #9c8604b3
+# %% ../nbs/claims.ipynb #46f69ed9
 _UNITS = {"bits_per_byte": "bits per byte", "web_bits_per_byte": "bits per byte of web text",
           "previous": "share of the weight", "early": "nats per token", "gap": "bits per byte",
           "auc": "area under the curve", "gain_1": "bits per byte", "gain_64": "bits per byte",
@@ -180,7 +180,7 @@ def _parts_of(name, planned):
     return {k.replace("_", " "): Tested(c, _UNITS[r["parts"][k]["what"]], "seeds")
             for k, c in contrasts(r).items()}
 
-# %% ../nbs/claims.ipynb #73834fcc
+# %% ../nbs/claims.ipynb #a5df1304
 def _told(parts, *names, digits=3):
     "Write the differences of some parts, or that they are not known yet"
     found = [parts[name] for name in names]
@@ -203,8 +203,7 @@ def final_loss():
         f"{size:.0f} MB of stories, has {ours:.2f} on test stories. To repeat the original run "
         "takes all of TinyStories and a GPU.",
         {"validation loss 1.60": Tested(None, "needs all of TinyStories and a GPU"),
-         "loss and perplexity agree": Tested(
-             round(math.exp(1.60), 2) == 5.03,
+         "loss and perplexity agree": Tested(round(math.exp(1.60), 2) == 5.03,
              f"e^1.60 = {math.exp(1.6):.2f}, ln 5.03 = {math.log(5.03):.3f}")})
 
 # %% ../nbs/claims.ipynb #a6ffc60e
@@ -227,14 +226,14 @@ def steep_start():
     return Found(f"{needed:,} words make up 95 % of the text. What four times as many types add "
                  f"to the loss at the start, beyond their entropy: {more}.", parts)
 
-# %% ../nbs/claims.ipynb #47c39d9c
+# %% ../nbs/claims.ipynb #3224b8a1
 def _gap_of_bundled():
     "Bits per byte of unseen and of seen stories, one value a story"
     losses = read_result("stories")["losses"]
     def bits(split): return np.divide(*(losses[split][k] for k in ("nats", "bytes")))/math.log(2)
     return contrast_groups(bits("valid"), bits("train"), "same", .02)
 
-# %% ../nbs/claims.ipynb #8490b1e8
+# %% ../nbs/claims.ipynb #0623f713
 _PLANTED = ("a_tight_gap", "read_stories_not_told_apart", "once_leaves_nothing",
             "often_is_remembered", "often_is_recited", "the_control_recites")
 _CONTROLS = {"often is remembered", "often is recited", "the control recites"}
@@ -379,7 +378,7 @@ def _by_wording(*kinds):
     right = read_result("probes")["models"]["bundled"]
     return np.concatenate([by_form(right[k]["right"], _items()[k]) for k in kinds]) - .5
 
-# %% ../nbs/claims.ipynb #bdcc983b
+# %% ../nbs/claims.ipynb #73d95491
 @lru_cache
 def _items():
     "All minimal pairs by kind"
@@ -387,7 +386,7 @@ def _items():
     for item in all_items(): items.setdefault(item.kind, []).append(item)
     return items
 
-# %% ../nbs/claims.ipynb #c0e36800
+# %% ../nbs/claims.ipynb #91787738
 def _alarms():
     "Alarms per 1,000 words beyond those of the corpus, one value an opening"
     r = read_result("grammar")
@@ -403,7 +402,7 @@ def _more_than_corpus(measure):
     more = ours - corpus
     return more[~np.isnan(more)]
 
-# %% ../nbs/claims.ipynb #28a9f04c
+# %% ../nbs/claims.ipynb #8ae2d56e
 _GUESSED = {"who did what to whom": "who did what to whom", "where it is now": "where a thing is",
             "counting": "how many there are", "negation": "what is not so", "tool": "the right tool"}
 _TOLD = {"by_name": ("the hero is lost", "lower"), "replaced": ("the hero is replaced", "higher"),
@@ -411,14 +410,14 @@ _TOLD = {"by_name": ("the hero is lost", "lower"), "replaced": ("the hero is rep
          "subject_verb": ("sentences open with subject and verb", "higher"),
          "repeated_openings": ("openings come back", "higher")}
 
-# %% ../nbs/claims.ipynb #e40b36e4
+# %% ../nbs/claims.ipynb #84b78889
 _SHARE = "share right, less one half"
 
 def _asked(expected, *kinds):
     "Part: are these kinds of items answered right?"
     return Tested(contrast(_by_wording(*kinds), expected, .1), _SHARE, "wordings")
 
-# %% ../nbs/claims.ipynb #56aeb213
+# %% ../nbs/claims.ipynb #80700050
 def _grammar():
     "Parts about grammar"
     forms = "pronoun", "reflexive", "verb form"
@@ -427,7 +426,7 @@ def _grammar():
             "pronouns, reflexives, verb forms are right": _asked("higher", *forms),
             "a verb agrees across another noun": _asked("higher", "agreement over another noun")}
 
-# %% ../nbs/claims.ipynb #96c865a3
+# %% ../nbs/claims.ipynb #6c4af6e3
 def _sense():
     "Parts about sense, and about what stories repeat"
     guessed = {f"guessed: {name}": _asked("same", kind) for kind, name in _GUESSED.items()}
@@ -475,7 +474,7 @@ def diverse_data():
     parts = _parts_of("added_web", ("better_on_stories", "better_on_web"))
     return Found(f"With three times as much web text: {_told(parts, *parts)}.", parts)
 
-# %% ../nbs/claims.ipynb #4c23069a
+# %% ../nbs/claims.ipynb #d613f3f8
 def _faster(large):
     "Part: is decoding faster with one key-value head, at each batch size?"
     speed = large["decoding_tokens_per_second"]
