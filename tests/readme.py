@@ -5,6 +5,8 @@ import re
 from measures import ROOT, cells_of, text
 
 FIGURE = "nbs/images/readme.png"
+MAP = "nbs/images/map.svg"
+SITE = "https://tinyrope.github.io/tinyrope/"
 # the README is shown where the picture is not, too
 ADDRESS = "https://raw.githubusercontent.com/tinyrope/tinyrope/main/"
 
@@ -22,26 +24,36 @@ def figure(cell):
     return f"![{alternative}]({ADDRESS}{FIGURE})\n\n*{caption}*"
 
 
+def linked(drawing):
+    "The link to a drawing, which leads to the site, where its parts are links"
+    alternative = re.search('aria-label="(.*?)"', drawing)[1]
+    return f"[![{alternative}]({ADDRESS}{MAP})]({SITE})"
+
+
 def render():
-    "The text of the README, and the picture that it shows"
-    parts, picture = [], None
+    "The text of the README, and the pictures that it shows: file → content"
+    parts, pictures = [], {}
     for cell in cells_of(ROOT/"nbs"/"index.ipynb"):
         if cell["cell_type"] == "markdown": parts.append(text(cell))
         if cell["cell_type"] != "code" or "#| hide" in text(cell): continue
         for data in (output.get("data", {}) for output in cell["outputs"]):
             if "text/markdown" in data: parts.append("".join(data["text/markdown"]))
             if "image/png" in data:
-                picture = base64.b64decode(data["image/png"])
+                pictures[FIGURE] = base64.b64decode(data["image/png"])
                 parts.append(figure(cell))
-    return "\n\n".join(parts) + "\n", picture
+            if "<svg " in (drawing := "".join(data.get("text/html", ""))):
+                pictures[MAP] = drawing.encode()
+                parts.append(linked(drawing))
+    return "\n\n".join(parts) + "\n", pictures
 
 
 def main():
-    "Write the README and its picture"
-    said, picture = render()
+    "Write the README and its pictures"
+    said, pictures = render()
     (ROOT/"README.md").write_text(said, encoding="utf-8")
-    (ROOT/FIGURE).parent.mkdir(exist_ok=True)
-    (ROOT/FIGURE).write_bytes(picture)
+    for name, content in pictures.items():
+        (ROOT/name).parent.mkdir(exist_ok=True)
+        (ROOT/name).write_bytes(content)
 
 
 if __name__ == "__main__": main()

@@ -7,13 +7,15 @@ import sys
 import tomllib
 from collections import Counter
 from dataclasses import fields
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from conftest import ROOT, finish
-from links import MADE
+from links import MADE, markdown
 from measures import cells_of, notebooks, text
+from pages import Page, faults, glossary, rows
 from tinyrope.generation import Sampling
 from tinyrope.model import ModelConfig
 from tinyrope.train import TrainConfig
@@ -197,9 +199,10 @@ def test_definitions_are_documented_before_their_code(site):
 def test_what_the_pages_ask_for_exists(site):
     "Styles, metadata, resources"
     settings = yaml.safe_load((site.folder/"_quarto.yml").read_text(encoding="utf-8"))
-    asked = [settings["format"]["html"]["css"], *settings["metadata-files"],
+    asked = [settings["format"]["html"]["css"], *settings["metadata-files"], *settings["filters"],
              *settings["project"]["resources"]]
-    assert not [name for name in asked if not (site.folder/name).exists()]
+    lost = [name for name in asked if not (site.folder/name).exists() and name not in MADE]
+    assert not lost
 
 
 def test_preparing_leaves_nothing_untracked(site):
@@ -290,3 +293,93 @@ def test_pages_that_are_made_are_made_before_the_site():
         made, = (i for i, command in enumerate(commands) if f"--out nbs/{name}" in command)
         assert made < commands.index("nbdev-docs") and name in quarto["project"]["resources"]
         assert commands[made].split()[0] in COMMANDS
+
+
+# ---- terms, papers, and the pages as they are built
+
+def test_each_term_is_explained_once_and_where_the_glossary_says():
+    "In a sentence or two; the page that is named for it uses the term"
+    terms = [row for row in rows("glossary.ipynb") if len(row) == 3 and row[0] != "term"]
+    named = [word for words, _, _ in terms for word in words.split(", ")]
+    assert len(terms) > 40 and len(named) == len(set(named))
+    for words, meaning, link in terms:
+        assert meaning.endswith(".") and len(meaning) < 180 and meaning.count(". ") < 2, words
+        place = ROOT/"nbs"/re.search(r"\((.*?)\)", link)[1]
+        page = "\n".join(map(text, cells_of(place))).lower()
+        assert any(word.lower() in page for word in words.split(", ")), (words, link)
+
+
+PANDOC = shutil.which("pandoc") or shutil.which("quarto")
+
+
+def newest(program):
+    "The command of a Pandoc that can read JSON in a filter, or None"
+    if not program: return None
+    command = [program, "pandoc"] if Path(program).stem == "quarto" else [program]
+    said = subprocess.run([*command, "--version"], capture_output=True, text=True).stdout
+    version = tuple(map(int, re.search(r"(\d+)\.(\d+)\.?(\d*)", said + " 0.0.0").groups("0")))
+    return command if version >= (3, 1, 1) else None
+
+
+def filtered(markdown):
+    "Markdown as HTML, through the filter of the site"
+    command = [*newest(PANDOC), "--wrap=none", "-t", "html", "--lua-filter", ROOT/"nbs"/"site.lua"]
+    return subprocess.run(command, input=markdown, stdout=subprocess.PIPE, encoding="utf-8",
+                          check=True).stdout
+
+
+@pytest.mark.skipif(not newest(PANDOC), reason="needs Pandoc 3.1.1, or Quarto")
+def test_pages_explain_what_the_glossary_does():
+    "Each term at its first mention in prose, and not in headings; each name where it is code"
+    meanings = glossary()
+    lines = [f"# {words[0]}\n\nOf ({words[0]}), and of {words[0]}." for words in meanings.values()]
+    lines += ["No term or name, as in the heads of the tables."]
+    assert sorted(Page(filtered("\n\n".join(lines))).explained) == sorted(meanings)
+
+
+@pytest.mark.skipif(not newest(PANDOC), reason="needs Pandoc 3.1.1, or Quarto")
+@pytest.mark.parametrize("source, html", [
+    ("[[`f`](https://tinyrope.github.io/tinyrope/a.html#f)](b.html)",
+     '<a href="b.html"><code>f</code></a>'),
+    ("[a](https://tinyrope.github.io/tinyrope/a.html#f)", '<a href="a.html#f">a</a>'),
+    ("[Su](https://arxiv.org/abs/2104.09864)", 'aria-description="Su et al. (2021). RoFormer: '),
+    (f"| a |\n|---|\n| {'word '*20} |", '<div class="sentence">'),
+    ("::: {#cell-fig-x .cell}\n``` {.python .cell-code}\nplot(x)\n```\n:::", "Code of the figure"),
+    ("::: {.cell}\n``` {.python .cell-code}\nimport a\nfrom b import (c,\n  d)\n```\n:::",
+     "Imports"),
+], ids=["nested link", "link inside", "paper", "cell of a table", "plotting", "imports"])
+def test_the_filter_changes_pages(source, html):
+    "One example of each thing that it does"
+    assert html in filtered(source)
+
+
+def test_faults_of_built_pages_are_found(tmp_path):
+    "A link to a missing anchor, a picture without a text, a lost reference, a term of no glossary"
+    meaning, other = list(glossary())[:2]
+    term = '<i class="term" aria-description="{}">x</i>'.format
+    terms = term(meaning) + term(other)
+    good = f'<h2 id="b">b</h2><a href="#b">b</a><img alt="" src="p.png">{terms}'
+    (tmp_path/"a.html").write_text(good)
+    assert list(faults(tmp_path)) == []
+    bad = f'<a href="a.html#c">c</a><a href="c.html"></a><img src="p">?@fig-x{term("y")*2}'
+    (tmp_path/"b.html").write_text(bad)
+    assert len(list(faults(tmp_path))) == 7
+
+
+def cited():
+    "Links to papers in the notebooks, as pairs of text and address"
+    places = r"arxiv\.org/abs|doi\.org|aclanthology\.org|www\.jstor\.org|openreview\.net"
+    kinds = f"https://(?:{places})/"
+    prose = "\n".join(markdown(path) for path in notebooks() if path.name != "references.ipynb")
+    return re.findall(rf"\[([^\]]*)\]\(({kinds}[^)]*)\)", prose)
+
+
+def test_cited_papers_are_in_the_bibliography():
+    "With the surname and the year that the text gives"
+    entries = (ROOT/"nbs"/"references.bib").read_text(encoding="utf-8").split("\n}\n")
+    papers = {f["url"]: f for f in (dict(re.findall(r"(\w+) = \{(.*)\}", e)) for e in entries[:-1])}
+    assert len(cited()) > 30 and not [pair for pair in cited() if pair[1] not in papers]
+    for said, address in cited():
+        if not (named := re.match(r"(\w+).* (\d{4})\b", said)) or said.startswith("arXiv"): continue
+        assert papers[address]["author"].lstrip("{").startswith(named[1]), said
+        assert papers[address]["year"] == named[2], said

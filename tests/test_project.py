@@ -15,7 +15,7 @@ from conftest import NAMES_OF_MACHINES, ROOT
 from links import leads_nowhere, links
 from measures import cells_of, notebooks, text
 from packaging.specifiers import SpecifierSet
-from readme import ADDRESS, FIGURE, render
+from readme import ADDRESS, FIGURE, MAP, render
 from tinyrope.corpora import load_stories
 
 PROJECT = tomllib.loads((ROOT/"pyproject.toml").read_text(encoding="utf-8"))
@@ -122,10 +122,11 @@ def test_actions_are_pinned_by_hash(path):
 # ---- the README
 
 def test_readme_follows_the_index_notebook():
-    "Rendering the notebook gives the README and its picture"
-    said, picture = render()
+    "Rendering the notebook gives the README and its pictures"
+    said, pictures = render()
     assert README == said, "run python tests/readme.py"
-    assert (ROOT/FIGURE).read_bytes() == picture
+    assert len(pictures) == 2
+    for name, content in pictures.items(): assert (ROOT/name).read_bytes() == content, name
 
 
 def test_readme_says_what_the_default_run_reaches():
@@ -168,7 +169,7 @@ def test_lines_of_the_readme_work_in_every_shell():
 
 def test_pictures_of_the_readme_are_found_from_anywhere():
     "PyPI shows the README too, so that addresses are absolute"
-    shown = [ADDRESS + "nbs/images/play.png", ADDRESS + FIGURE]
+    shown = [ADDRESS + "nbs/images/play.png", ADDRESS + FIGURE, ADDRESS + MAP]
     assert re.findall(r"!\[.*?\]\((.*?)\)", README) == shown
 
 
