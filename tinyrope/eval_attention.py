@@ -70,9 +70,11 @@ SCORES = ("previous", "first", "band", "band 2", "band 1")
 
 def head_scores(
     maps:Tensor, # (n_layers, batch, n_heads, query, key) from `attention_maps`
-    skip:int = 8, # leave out the first queries, which have nowhere else to look
+    skip:int = 8, # leave out the first queries, which have nowhere else to look; at least 4
 ) -> dict: # name from `SCORES` → (n_layers, batch, n_heads) share of the weight, 0 to 1
-    "Measure the weight on the previous token, the first token, and distances up to 4, 2 and 1"
+    """Measure the weight on the previous token, the first token, and distances up to 4, 2 and 1.
+    Raises ValueError if the first queries cannot look back so far"""
+    if skip < 4: raise ValueError(f"skip must be at least 4, the width of the band, got {skip}")
     def near(d): return maps.diagonal(-d, -2, -1)[..., skip-d:]         # by query
     def within(width): return sum(near(d) for d in range(width + 1)).mean(-1)
     first = maps[..., skip:, 0].mean(-1)
