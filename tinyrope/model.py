@@ -427,17 +427,6 @@ def count_parameters(
             "norms": norm*(2*c.n_layers + 1),
             "head": (0 if c.tied else c.vocab_size*c.dim) + b*c.vocab_size}
 
-# %% ../nbs/02_model.ipynb #2b71b79d
-def _counted(config):
-    "Count the parameters of a model one by one, without making them"
-    with torch.device("meta"): model = Transformer(config)
-    parts = dict.fromkeys(("embedding", "attention", "mlp", "norms", "head"), 0)
-    for name, p in model.named_parameters():                # a tied head is not named again
-        words = name.replace("positions", "embedding").split(".")
-        part = words[2] if words[0] == "blocks" else words[0]
-        parts["norms" if part.endswith("norm") else part] += p.numel()
-    return parts
-
 # %% ../nbs/02_model.ipynb #d37f39c0
 def flops_per_token(
     config:ModelConfig, # shape of the model
@@ -462,3 +451,14 @@ SIZES = {"smoke": ModelConfig(vocab_size=512, dim=32, n_layers=2, n_heads=2, seq
          "42m": ModelConfig(vocab_size=32000, dim=512, n_layers=8, n_heads=8, seq_len=1024),
          "as_claimed": _original,
          "as_coded": replace(_original, position="sinusoidal")}
+
+# %% ../nbs/02_model.ipynb #2b71b79d
+def _counted(config):
+    "Count the parameters of a model one by one, without making them"
+    with torch.device("meta"): model = Transformer(config)
+    parts = dict.fromkeys(("embedding", "attention", "mlp", "norms", "head"), 0)
+    for name, p in model.named_parameters():                # a tied head is not named again
+        words = name.replace("positions", "embedding").split(".")
+        part = words[2] if words[0] == "blocks" else words[0]
+        parts["norms" if part.endswith("norm") else part] += p.numel()
+    return parts
