@@ -1,19 +1,23 @@
 """How close other runtimes come to the model: `python benchmarks/certificate.py --run-c run.c`
 writes results/certificate.json.
 
-The bundled model is exported to every format and run by its runtime. Each is compared with the
-model in PyTorch, eagerly and in fp32: the largest difference of any logit on 200 validation
-stories, the first token at which greedy continuations of five prompts differ, and bits per byte.
-For the model itself and those in 8 bits, stories are drawn at temperature 0.8 with the same random
-numbers, and the words are counted that occur in no story of the corpus.
+The bundled model is exported to every format and run by its runtime; the living page is opened in a
+browser. Each is compared with the model in PyTorch, eagerly and in fp32: the largest difference of
+any logit on 200 validation stories, the first token at which greedy continuations of five prompts
+differ, and bits per byte. For the model itself and those in 8 bits, stories are drawn at
+temperature 0.8 with the same random numbers, and the words are counted that occur in no story of
+the corpus.
 
 llama2.c's program is compiled here from its source (https://github.com/karpathy/llama2.c, run.c)
-together with a few lines that print logits; llama.cpp needs llama-cpp-python. What is missing is
-left out, with a line that says so. It takes a quarter of an hour or more on one core."""
+together with a few lines that print logits; llama.cpp needs llama-cpp-python, and the page needs
+chromium, chromedriver and selenium. What is missing is left out, with a line that says so. It takes
+half an hour or more on one core."""
+import atexit
 import json
 import subprocess
 import sys
 import tempfile
+from base64 import b64decode
 from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
@@ -21,11 +25,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import build, parser
+from browser import open_browser, open_page
+from common import build, parser, read_begun
 from tinyrope.checkpoint import Run
 from tinyrope.corpora import load_stories
 from tinyrope.data import word_counts
 from tinyrope.ledger import provenance, write_result
+from tinyrope.live import write_page
 from tinyrope.llama2c import llama2c_order
 from tinyrope.metrics import Score
 from tinyrope.model import new_cache
@@ -34,6 +40,7 @@ from tinyrope.store import EOT
 
 PROMPTS = ("", "Once upon a time", "The dragon", "Tom and Lily went to the park.", "One day")
 STORIES, NEW, TOLD, TEMPERATURE = 200, 200, 50, .8
+PAGE = "Living page in 8 bits, Chromium"
 PACKAGES = ("transformers", "gguf", "llama-cpp-python", "onnx", "onnxruntime")
 
 # programs that read how many tokens come, the position of the first, and their ids, and answer with
@@ -80,9 +87,17 @@ from llama_cpp import Llama
 model = Llama(sys.argv[1], vocab_only=True, verbose=False)
 json.dump([model.tokenize(text.encode()) for text in json.load(sys.stdin)], sys.stdout)
 """
+ON_THE_PAGE = """
+const [ids, position, done] = arguments, model = window.reader ??= new Model(c, tensors);
+if (position === 0) model.begin(untouched(c), c.seq_len);
+const logits = ids.map((id, i) => Float32Array.from(model.step(id, position + i)));
+const file = new FileReader();
+file.onload = () => done(file.result.split(",")[1]);
+file.readAsDataURL(new Blob(logits));
+"""
 
 
-# ---- runtimes: each gives logits (tokens, vocab_size) of a list of ids, and those of one more token
+# ---- runtimes: each gives logits (tokens, vocab_size) of a list of ids, and of one more token
 
 class Whole:
     "A runtime that reads all tokens at once, again for each new one"
@@ -97,7 +112,13 @@ class Whole:
         return self.logits(self.ids)[-1]
 
 
-class Cached:
+class Reader:
+    "A runtime with a cache: its method `read` gives the logits of tokens from a position on"
+    def logits(self, ids): return self.read(ids, 0)
+    def step(self, token, position): return self.read([token], position)[-1]
+
+
+class Cached(Reader):
     "Our model with a cache, which reads stories sixteen tokens at a time"
     def __init__(self, model): self.model = model
 
@@ -108,8 +129,6 @@ class Cached:
 
     def logits(self, ids):
         return np.concatenate([self.read(ids[i:i+16], i) for i in range(0, len(ids), 16)])
-
-    def step(self, token, position): return self.read([token], position)[-1]
 
 
 class Onnx:
@@ -123,7 +142,7 @@ class Onnx:
         return logits[0, 0]
 
 
-class Piped:
+class Piped(Reader):
     "A runtime in a process of its own, whose tokens may have another order"
     def __init__(self, command, order):
         self.theirs, self.size = np.argsort(order), len(order)
@@ -136,8 +155,16 @@ class Piped:
         found = np.frombuffer(self.process.stdout.read(4*len(ids)*self.size), np.float32)
         return found.reshape(len(ids), -1)[:, self.theirs]
 
-    def logits(self, ids): return self.read(ids, 0)
-    def step(self, token, position): return self.read([token], position)[0]
+
+class Page(Reader):
+    "The living page in a browser"
+    def __init__(self, driver, path):
+        self.driver = driver
+        open_page(driver, path)
+
+    def read(self, ids, position):
+        told = self.driver.execute_async_script(ON_THE_PAGE, ids, position)
+        return np.frombuffer(bytearray(b64decode(told)), np.float32).reshape(len(ids), -1)
 
 
 def run_c(source, folder, order):
@@ -168,6 +195,13 @@ def hugging_face(folder):
     return Whole(lambda tokens: model(tokens).logits)
 
 
+def page(path):
+    "The living page, in a browser that ends with this process"
+    driver = open_browser()
+    atexit.register(driver.quit)
+    return Page(driver, path)
+
+
 def runtimes(run, place, source):
     "Builders of all runtimes, each with the file that it runs"
     found = open_llama("bundled")
@@ -176,6 +210,7 @@ def runtimes(run, place, source):
     order, whole = llama2c_order(run.tokenizer), place/"hf32"/"model.safetensors"
     theirs, compiled, half = place/"llama2c32", deepcopy(run.model), deepcopy(run.model).bfloat16()
     compiled.compile(dynamic=True)
+    write_page(place/"page.html", run, "the model in the package")
     gguf, onnx = ({32: place/f"{to}32"/f"model.{to}", 8: place/f"{to}8"/f"model-q8.{to}"}
                   for to in ("gguf", "onnx"))
     return {"PyTorch, eager": (whole, partial(Whole, run.model)),
@@ -187,7 +222,8 @@ def runtimes(run, place, source):
             "GGUF, llama.cpp": (gguf[32], partial(llama_cpp, gguf[32], run)),
             "GGUF in 8 bits, llama.cpp": (gguf[8], partial(llama_cpp, gguf[8], run)),
             "ONNX, onnxruntime": (onnx[32], partial(Onnx, onnx[32])),
-            "ONNX in 8 bits, onnxruntime": (onnx[8], partial(Onnx, onnx[8]))}
+            "ONNX in 8 bits, onnxruntime": (onnx[8], partial(Onnx, onnx[8])),
+            PAGE: (place/"page.html", partial(page, place/"page.html"))}
 
 
 # ---- measures
@@ -246,35 +282,63 @@ def invented(candidate, run, known):
     return dict(invented=counts[0], words=counts[1], invented_per_thousand=1000*counts[0]/counts[1])
 
 
+def version_of(driver):
+    "Name a browser and its version"
+    return " ".join(driver.capabilities[name] for name in ("browserName", "browserVersion"))
+
+
+def choose(found, parts):
+    "The runtimes whose names hold one of some parts, after the first, which is what they meet"
+    first, *others = found
+    return [first, *(name for name in others if not parts or any(p in name for p in parts))]
+
+
+def measure(found, names, run):
+    "The rows of some runtimes, each with all that is measured"
+    eot = run.tokenizer.token_to_id(EOT)
+    candidates = build({name: found[name][1] for name in names})
+    rows = compare_logits(candidates, run)
+    prompts = [[eot, *run.tokenizer.encode(prompt).ids] for prompt in PROMPTS]
+    corpus = [*load_stories("train"), *load_stories("valid"), *load_stories("test")]
+    known, told = set(word_counts(corpus)), None
+    for name, candidate in candidates.items():
+        greedy = [continued(candidate, ids, np.argmax) for ids in prompts]
+        told, size = told or greedy, found[name][0].stat().st_size
+        rows[name] |= dict(first_difference=first_difference(greedy, told),
+                           bytes=size//2 if "bf16" in name else size)
+        sampled = name == "PyTorch, with a cache" or "8 bits" in name
+        if sampled: rows[name] |= invented(candidate, run, known)
+        print(name, rows[name], flush=True)
+    return rows, version_of(candidates[PAGE].driver) if PAGE in candidates else None
+
+
+def added(path, result, order):
+    "A result with the rows of an earlier one that it does not measure. Raises ValueError"
+    before = read_begun(path, rows=[], versions=result["versions"])
+    if before["versions"] != result["versions"]:
+        raise ValueError(f"{path} was measured with other versions: leave out --only")
+    rows = {row["name"]: row for row in [*before["rows"], *result["rows"]]}
+    browser = result["browser"] or before.get("browser")
+    return result | dict(browser=browser, rows=[rows[name] for name in order if name in rows])
+
+
 def main():
     p = parser(__doc__, "results/certificate.json")
     p.add_argument("--run-c", metavar="PATH", help="llama2.c's run.c")
+    p.add_argument("--only", nargs="+", metavar="PART",
+                   help="measure what has one of these in its name, and keep the other rows")
     a = p.parse_args()
     torch.set_num_threads(1)
     run = Run("bundled")
-    eot = run.tokenizer.token_to_id(EOT)
     with tempfile.TemporaryDirectory() as place:
         found = runtimes(run, Path(place), a.run_c)
-        sizes = {name: path.stat().st_size for name, (path, _) in found.items()}
-        sizes["PyTorch, bf16"] //= 2
-        candidates = build({name: make for name, (_, make) in found.items()})
-        rows = compare_logits(candidates, run)
-        prompts = [[eot, *run.tokenizer.encode(prompt).ids] for prompt in PROMPTS]
-        corpus = [*load_stories("train"), *load_stories("valid"), *load_stories("test")]
-        known = set(word_counts(corpus))
-        told = None
-        for name, candidate in candidates.items():
-            greedy = [continued(candidate, ids, np.argmax) for ids in prompts]
-            told = told or greedy
-            rows[name] |= dict(first_difference=first_difference(greedy, told), bytes=sizes[name])
-            sampled = name == "PyTorch, with a cache" or "8 bits" in name
-            if sampled: rows[name] |= invented(candidate, run, known)
-            print(name, rows[name], flush=True)
+        rows, browser = measure(found, choose(found, a.only), run)
     command = "python benchmarks/certificate.py" + (" --run-c run.c" if a.run_c else "")
     facts = dict(stories=STORIES, prompts=PROMPTS, new_tokens=NEW, told=TOLD,
-                 temperature=TEMPERATURE)
-    write_result(a.out, provenance(command, *PACKAGES, **facts,
-                                   rows=[dict(name=name, **row) for name, row in rows.items()]))
+                 temperature=TEMPERATURE, browser=browser)
+    result = provenance(command, *PACKAGES, **facts,
+                        rows=[dict(name=name, **row) for name, row in rows.items()])
+    write_result(a.out, added(a.out, result, found) if a.only else result)
 
 
 if __name__ == "__main__": main()

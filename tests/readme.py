@@ -1,6 +1,7 @@
 """Render nbs/index.ipynb as README.md: `python tests/readme.py`."""
 import base64
 import re
+import tomllib
 
 from measures import ROOT, cells_of, text
 
@@ -30,10 +31,32 @@ def linked(drawing):
     return f"[![{alternative}]({ADDRESS}{MAP})]({SITE})"
 
 
+def badge(alternative, picture, target):
+    "A small picture that leads somewhere"
+    return f"[![{alternative}]({picture})]({target})"
+
+
+def badges():
+    "Do the tests of the main branch pass? And what the project says of itself"
+    project = tomllib.loads((ROOT/"pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = [c.rpartition(" ")[2] for c in project["classifiers"] if re.search(r"3\.\d+$", c)]
+    source, licence = project["urls"]["Repository"], project["license"].partition(" ")[0]
+    python, code = "%20%7C%20".join(named), licence.replace("-", "--")
+    fixed, colab = "https://img.shields.io/badge", "https://colab.research.google.com"
+    flow, notebook = f"{source}/actions/workflows/test.yaml", f"{source}/blob/main/nbs/00_rope.ipynb"
+    opened = notebook.replace("https://github.com", f"{colab}/github")
+    return " ".join((
+        badge("tests", f"{flow}/badge.svg?branch=main", flow),
+        badge("Python", f"{fixed}/python-{python}-blue", f"{source}#two-commands"),
+        badge("licence", f"{fixed}/code-{code}-blue", f"{source}/blob/main/LICENSE"),
+        badge("open in Colab", f"{colab}/assets/colab-badge.svg", opened)))
+
+
 def render():
     "The text of the README, and the pictures that it shows: file → content"
     parts, pictures = [], {}
     for cell in cells_of(ROOT/"nbs"/"index.ipynb"):
+        if len(parts) == 1: parts.append(badges())          # below the title
         if cell["cell_type"] == "markdown": parts.append(text(cell))
         if cell["cell_type"] != "code" or "#| hide" in text(cell): continue
         for data in (output.get("data", {}) for output in cell["outputs"]):

@@ -16,6 +16,7 @@ from conftest import ROOT, finish
 from links import MADE, markdown
 from measures import cells_of, notebooks, text
 from pages import Page, faults, glossary, rows
+from test_colab import SETUPS
 from tinyrope.generation import Sampling
 from tinyrope.model import ModelConfig
 from tinyrope.train import TrainConfig
@@ -201,13 +202,23 @@ def test_what_the_pages_ask_for_exists(site):
     settings = yaml.safe_load((site.folder/"_quarto.yml").read_text(encoding="utf-8"))
     asked = [settings["format"]["html"]["css"], *settings["metadata-files"], *settings["filters"],
              *settings["project"]["resources"]]
-    lost = [name for name in asked if not (site.folder/name).exists() and name not in MADE]
-    assert not lost
+    assert not [name for name in asked if name not in MADE and not (site.folder/name).exists()]
 
 
 def test_preparing_leaves_nothing_untracked(site):
     "Git tracks or ignores each file that the build makes"
     assert not [path for path in site.made if untracked(path)]
+
+
+def test_pages_lead_to_their_notebooks_on_colab(site):
+    "Those that set themselves up there, and no others"
+    linked = {}
+    for page in site.pages:
+        front = yaml.safe_load(text(page.cells[0]).strip().strip("-"))
+        links = [link["href"].rpartition("/")[2] for link in front.get("code-links", [])]
+        linked[page.name] = links == [page.name]
+    expected = {path.name for path in SETUPS}
+    assert {name for name, there in linked.items() if there} == expected
 
 
 def test_the_sidebar_lists_each_page_once(site):

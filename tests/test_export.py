@@ -1,34 +1,16 @@
 """A model taken elsewhere gives what it gives here; and llama.cpp itself runs it where it is."""
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import HUNG, ROOT
+from certificate import llama_cpp
+from conftest import ROOT
 from tinyrope.checkpoint import Run
 from tinyrope.corpora import load_stories
 from tinyrope.export import load_hf, load_llama2c, write_hf
 from tinyrope.model import SIZES, Transformer, generate_tokens
 from tinyrope.store import EOT
-
-IN_LLAMA_CPP = """
-import json, sys
-import numpy as np
-import llama_cpp
-defaults = llama_cpp.llama_model_default_params
-def without_repacking():
-    params = defaults()
-    params.use_extra_bufts = False
-    return params
-llama_cpp.llama_cpp.llama_model_default_params = without_repacking
-model = llama_cpp.Llama(sys.argv[1], n_ctx=512, logits_all=True, type_k=0, type_v=0, verbose=False)
-ids = model.tokenize(json.load(sys.stdin).encode())
-model.eval(ids)
-np.savez(sys.argv[2], ids=ids, logits=model.scores[:len(ids)])
-"""
-
 
 @pytest.mark.parametrize("bits, within", [(32, 1e-3), (8, 1.)])
 def test_llama_cpp_gives_the_logits_of_the_model(tmp_path, bits, within):
@@ -37,12 +19,10 @@ def test_llama_cpp_gives_the_logits_of_the_model(tmp_path, bits, within):
     from tinyrope.runtimes import write_gguf
     run, story = Run("bundled"), load_stories("valid")[0]
     write_gguf(run.model, run.tokenizer, tmp_path/"model.gguf", bits)
-    command = [sys.executable, "-c", IN_LLAMA_CPP, tmp_path/"model.gguf", tmp_path/"found.npz"]
-    subprocess.run(command, input=json.dumps(story), text=True, check=True, timeout=HUNG)
-    found, eot = np.load(tmp_path/"found.npz"), run.tokenizer.token_to_id(EOT)
-    assert found["ids"].tolist() == [eot, *run.tokenizer.encode(story).ids]
-    with torch.no_grad(): ours = run.model(torch.from_numpy(found["ids"])[None].long())[0].numpy()
-    assert np.abs(found["logits"] - ours).max() < within
+    ids = [run.tokenizer.token_to_id(EOT), *run.tokenizer.encode(story).ids]
+    found = llama_cpp(tmp_path/"model.gguf", run).logits(ids)
+    with torch.no_grad(): ours = run.model(torch.tensor([ids]))[0].numpy()
+    assert np.abs(found - ours).max() < within
 
 
 def test_a_tokenizer_with_other_marks_keeps_its_numbers(tmp_path):
@@ -84,6 +64,6 @@ def test_the_page_shows_the_certificate():
     "Each row of the result stands in the table of the page as it was measured"
     result = json.loads((ROOT/"results"/"certificate.json").read_text(encoding="utf-8"))
     page = (ROOT/"nbs"/"10a_runtimes.ipynb").read_text(encoding="utf-8")
-    assert len(result["rows"]) == 10 and result["stories"] == 200
+    assert len(result["rows"]) >= 10 and result["stories"] == 200
     for row in result["rows"]:
         assert f"| {row['bits_per_byte']:.4f} | {row['bytes']/1e6:.1f} MB |" in page, row["name"]

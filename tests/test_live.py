@@ -3,10 +3,10 @@ import json
 import os
 import random
 import re
-import shutil
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -23,18 +23,12 @@ from tinyrope.store import EOT
 REQUIRED = os.environ.get("TINYROPE_REQUIRE_BROWSER") == "1"
 ADVICE = "selenium is not installed: pip install -e '.[browser]'"
 if not REQUIRED: pytest.importorskip("selenium", reason=ADVICE)
-from selenium import webdriver
+from browser import BROWSER, DRIVER, NEEDS, open_browser, open_page, wait, wish_for
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
-DRIVER = shutil.which("chromedriver")
-NEEDS = "needs chromium or chrome, and chromedriver"
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER or REQUIRED), reason=NEEDS)
 SAME = dict(atol=1e-4, rtol=0)
-PATIENCE = 300      # seconds; a busy machine is slow
 
 
 # ---- the browser
@@ -42,15 +36,7 @@ PATIENCE = 300      # seconds; a busy machine is slow
 @pytest.fixture(scope="module")
 def driver():
     "A browser without a window"
-    assert BROWSER and DRIVER, NEEDS
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage",
-                     "--window-size=1280,1000"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.set_script_timeout(PATIENCE)
+    driver = open_browser()
     yield driver
     driver.quit()
 
@@ -80,24 +66,6 @@ def fetched(driver):
     events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     return [event["params"]["request"]["url"].partition(":")[0] for event in events
             if event["method"] == "Network.requestWillBeSent"]
-
-
-def wish_for(driver, **wishes):
-    "Let the browser say what its user wishes: colours, motion"
-    features = [dict(name=f"prefers-{k.replace('_', '-')}", value=v) for k, v in wishes.items()]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(features=features))
-
-
-def wait(driver, condition):
-    "Wait until a JavaScript expression is true"
-    WebDriverWait(driver, PATIENCE).until(lambda d: d.execute_script(f"return {condition}"))
-
-
-def open_page(driver, path):
-    "Open a page, on which no story begins by itself"
-    wish_for(driver, reduced_motion="reduce")
-    driver.get(path.as_uri())
-    wait(driver, "!!teller && !$('tell').disabled")
 
 
 @pytest.fixture
@@ -220,6 +188,15 @@ def test_heads_that_are_off_add_nothing(page, run, passage):
     off = [i in (1, 3*6 + 5) for i in range(36)]
     nats = torch.tensor(page.execute_async_script(NATS, passage, dict(off=off)))
     torch.testing.assert_close(nats, _nats(other, passage), **SAME)
+
+
+def test_the_certificate_reads_the_logits_of_the_page(driver, file, model, passage):
+    "Of several tokens at once, and of one more"
+    from certificate import Page
+    with torch.no_grad(): expected = model(torch.tensor([passage]))[0]
+    page = Page(driver, file)
+    found = [*page.logits(passage[:-1]), page.step(passage[-1], len(passage) - 1)]
+    torch.testing.assert_close(torch.from_numpy(np.stack(found)), expected, **SAME)
 
 
 @contextmanager

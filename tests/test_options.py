@@ -181,7 +181,7 @@ LINES = [                                       # as typed, and what the answer 
     ("train --set preset=smoke", "use --preset"),
     ("train --set seed=3", "use --seed"),
     ("train --set shard=True", "use --shard"),
-    ("train --set wandb=online", "use --wandb"),
+    ("train --set track=wandb", "use --track"),
     ("train --set init=pytorch", "use --init"),
     # given weights
     ("train --init ''", "init must be a text"),
@@ -220,7 +220,7 @@ LINES = [                                       # as typed, and what the answer 
      "n_layers must be a whole number from 1 to 1,000,000,000,000, got 'many'"),
     ("train --preset desktop", "unknown preset 'desktop'"),
     ("train --preset ''", "unknown preset ''"),
-    ("train --wandb yes", "wandb must be one of"),
+    ("train --track yes", "track must be one of"),
     ("train --out ''", "out must be a text that is not empty"),
     ("train --device ''", "device must be a text"),
     ("train --device cuda:99 --preset smoke", "is not available here"),

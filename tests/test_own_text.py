@@ -2,11 +2,14 @@
 import hashlib
 import json
 import re
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 from conftest import finish, log, program, same_weights
 from tinyrope.checkpoint import Run
 from tinyrope.corpora import EMBEDDED, corpus_id, load_stories
+from tinyrope.metrics import evaluate_stories
 from tinyrope.prepare import _hash_of, _source
 from tinyrope.run_folder import config_hash
 from tinyrope.train import TrainConfig, train
@@ -118,3 +121,16 @@ def test_a_text_is_scored_as_it_is_read_for_training(straight, tmp_path, environ
         return json.loads(finish(command, cwd=tmp_path, env=environment).stdout)
     table = score("--text", "a.jsonl", "--text-field", "story")
     assert table == score("--text", "a.txt") and table["stories"] == 5
+
+
+def test_scoring_tells_how_far_it_is(monkeypatch, capsys):
+    "Where no bar can be drawn a line every ten seconds, here of a clock that is fast; quiet, none"
+    ticks = count(0, 11)
+    monkeypatch.setattr("tinyrope.progress.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    run, few = Run("bundled"), load_stories("valid")[:40]
+    evaluate_stories(run.model, run.tokenizer, few)
+    lines = capsys.readouterr().err.splitlines()
+    said = re.compile(r"scoring: \d+ of \d+ windows, (?:a second|\d+ seconds) left")
+    assert lines and all(map(said.fullmatch, lines))
+    evaluate_stories(run.model, run.tokenizer, few, quiet=True)
+    assert capsys.readouterr().err == ""

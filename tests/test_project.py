@@ -169,8 +169,17 @@ def test_lines_of_the_readme_work_in_every_shell():
 
 def test_pictures_of_the_readme_are_found_from_anywhere():
     "PyPI shows the README too, so that addresses are absolute"
-    shown = [ADDRESS + "nbs/images/play.png", ADDRESS + FIGURE, ADDRESS + MAP]
-    assert re.findall(r"!\[.*?\]\((.*?)\)", README) == shown
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", README)
+    ours = [ADDRESS + "nbs/images/play.png", ADDRESS + FIGURE, ADDRESS + MAP]
+    assert shown[-3:] == ours and all(target.startswith("https://") for target in shown)
+
+
+def test_badges_are_of_what_is_there():
+    "The workflow whose state is shown exists, and so does the notebook that Colab opens"
+    flow, = set(re.findall(r"actions/workflows/([\w.]+)", README))
+    assert yaml.safe_load((ROOT/".github"/"workflows"/flow).read_text())["name"] == "test"
+    opened, = re.findall(r"google\.com/github/tinyrope/tinyrope/blob/main/(\S+)\)", README)
+    assert (ROOT/opened).is_file() and "import google.colab" in (ROOT/opened).read_text()
 
 
 # ---- notebooks

@@ -20,7 +20,8 @@ FROM_RESULTS = ("claims", "05_eval_attention", "05a_interventions", "06a_pairs",
 # a folder of notebooks that `nbdev-test --save` has just executed: all are compared
 EXECUTED = os.environ.get("TINYROPE_EXECUTED")
 PAGES = [path.stem for path in notebooks()] if EXECUTED else FROM_RESULTS
-TIMES = (r"(?m)^(?:time +about|\d+ of \d+ steps, loss) .*\n?"      # lines of a slow run
+SLOW = r"(?m)^(?:time +about|[\d,]+ of [\d,]+ steps, loss|(?:scoring|tokenizing): ) ?.*\n?"
+TIMES = (SLOW +                                         # lines of a slow run
          r"|[\d,.]+ tokens/s|\b[\d.]+ s\b"
          r"|'(?:seconds|tokens_per_second|mfu|first_step_seconds)': [^,}]+")
 NUMBER = r"-?\d[\d,]*\.?\d*(?:e[+-]?\d+)?"
@@ -65,6 +66,7 @@ def as_before(text, before, prose):
      "loss 1.2344 at 9,000.5 tokens/s, {'seconds': 80}"),
     ("0.1000000001 and 1e-8", "0.1 and 0.0"),
     ("run\ntime     about 9 seconds\n3 of 9 steps, loss 4.1, 2 seconds left\nend", "run\nend"),
+    ("run\nscoring: 2,304 of 4,789 windows, 11 seconds left\nend", "run\nend"),
 ])
 def test_times_and_rounding_make_no_difference(text, before):
     "Outputs that differ in times and last digits only are the same"

@@ -1,5 +1,6 @@
-"""What Weights & Biases was given, read back from its offline files."""
+"""What trackers were given, read back from the files of Weights & Biases and of trackio."""
 import json
+import sqlite3
 import struct
 import sys
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from tinyrope.train import train
 def fails(*args, **kwargs): raise RuntimeError("no luck")
 if sys.argv[1] == "init": wandb.init = fails
 else: wandb.Image = fails
-train("smoke", out="run", device="cpu", steps=20, eval_every=10, max_stories=60, wandb="offline")
+train("smoke", out="run", device="cpu", steps=20, eval_every=10, max_stories=60, track="wandb")
 """
 BLOCK, HEADER, WHOLE, LAST = 32768, 7, 1, 4     # of LevelDB's log: bytes, and kinds of parts
 
@@ -57,7 +58,7 @@ def values(items):
 def tracked(tmp_path_factory, environment):
     "A run that was tracked offline: its folder, its rows, the files of the tracker, its records"
     place = tmp_path_factory.mktemp("tracked")
-    command = [program("tinyrope-train"), *SMOKE, "--steps", "60", "--wandb", "offline"]
+    command = [program("tinyrope-train"), *SMOKE, "--steps", "60", "--track", "wandb"]
     finish(command, cwd=place, env=environment)
     folder = place/"run"
     offline, = (folder/"wandb").glob("offline-run-*")
@@ -123,6 +124,32 @@ def test_a_tracker_that_fails_stops_nothing(tmp_path, environment, what):
 
 
 def test_nothing_is_tracked_unasked(run, tmp_path):
-    "Without --wandb no file of the tracker is written"
+    "Without --track no file of a tracker is written"
     run("tinyrope-train", *SMOKE, "--steps", "10", "--set", "max_stories=60")
-    assert not list(tmp_path.rglob("*wandb*"))
+    assert not [*tmp_path.rglob("*wandb*"), *tmp_path.rglob("*trackio*")]
+
+
+# ---- trackio
+
+def logged(folder):
+    "The rows of metrics in trackio's data base"
+    path, = folder.glob("tinyrope.db")
+    with sqlite3.connect(path) as base:
+        found = base.execute("select run_name, step, metrics from metrics order by id").fetchall()
+    return [(name, step, json.loads(metrics)) for name, step, metrics in found]
+
+
+def test_trackio_has_the_rows_of_the_log(tmp_path, environment):
+    "Of a run that was stopped and resumed, under one name; and it prints nothing into the output"
+    pytest.importorskip("trackio", reason="pip install trackio")
+    env = environment | dict(TRACKIO_DIR=str(tmp_path/"kept"), HF_HUB_OFFLINE="1")
+    words = [program("tinyrope-train"), *SMOKE, "--set", "max_stories=60", "--track", "trackio"]
+    first = finish([*words, "--set", "schedule=constant", "--steps", "10"], cwd=tmp_path, env=env)
+    finish([*words, "--set", "schedule=constant", "--steps", "20", "--resume"], cwd=tmp_path, env=env)
+    assert "rackio" not in first.stdout
+    found = logged(tmp_path/"kept")
+    assert len({name for name, _, _ in found}) == 1 and found[0][0].startswith("run-")
+    assert [step for _, step, _ in found] == [row["step"] for row in rows(tmp_path/"run")]
+    for (_, _, given), row in zip(found, rows(tmp_path/"run")):
+        assert {name: given[name] for name in NAMES[1:]} == {name: row[name] for name in NAMES[1:]}
+    assert {"attention_1", "attention_2", "samples"} <= found[0][2].keys()

@@ -395,8 +395,8 @@ def _checked_file(run, name) -> Path:
     "Find a file of the run, and compare it with its checksum if the run was packed"
     path = run.folder/name
     if not path.is_file():
-        raise FileNotFoundError(f"no run at {run.folder} (no {name}): train one there "
-                                f"(`out={run.folder}`), or use 'bundled'")
+        raise FileNotFoundError(f"no run at {run.folder} (no {name}): train one there, "
+                                "or use 'bundled'")
     if name in run.sums and file_hash(path) != run.sums[name]:
         raise ValueError(f"{path} is damaged (about.json has another checksum): copy it again")
     return path

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from .progress import progress
 from .store import EOT
 
 # %% ../nbs/03a_metrics.ipynb #fb285618
@@ -108,9 +108,10 @@ def evaluate_stories(
     model:nn.Module, # a `Transformer`, or what is called like one and has its `config`
     tokenizer, # its tokenizer
     stories, # texts, each scored on its own
+    quiet:bool = False, # do not show how far it is?
 ) -> dict: # loss, perplexity, bits_per_byte, bytes_per_token, stories, tokens, bytes
-    "Score texts, with a bar on a terminal. Raises ValueError if there are none"
-    with evaluating(model), _scoring_bar() as bar:
+    "Score texts. Raises ValueError if there are none"
+    with evaluating(model), _scoring_bar(quiet) as bar:
         def nats_of(encoded): return _nats_of_stories(model, encoded, bar)
         return _evaluate(nats_of, tokenizer, stories)
 
@@ -180,9 +181,9 @@ def _by_bytes(
     if part: yield part
 
 # %% ../nbs/03a_metrics.ipynb #08eed2af
-def _scoring_bar():
-    "Count scored windows on a terminal, nothing elsewhere"
-    return tqdm(total=0, desc="scoring", unit=" windows", disable=None, leave=False)
+def _scoring_bar(quiet=False):
+    "Begin to count scored windows, in a bar or in lines"
+    return progress(quiet, total=0, desc="scoring", unit=" windows")
 
 # %% ../nbs/03a_metrics.ipynb #15706410
 def story_nats(

@@ -50,6 +50,7 @@ def duration(
     seconds:float, # how long something takes
 ) -> str:
     "Say a duration in words"
+    if seconds < 1.5: return "a second"
     for size, unit in ((3600, "hours"), (60, "minutes")):
         if seconds >= 1.5*size:
             n = seconds/size

@@ -23,6 +23,7 @@ from .corpora import EMBEDDED, split_stories
 from .metrics import evaluate_stories, ngram_floor
 from .model import count_parameters
 from .prepare import cache_folder, stories_in
+from .settings import advice, typed
 from .store import write_whole
 from .tracking import sample_story
 
@@ -138,10 +139,11 @@ def floors(
 def compare(
     model, # a `Transformer`: the best model of a run
     data, # a `RunData`: what it has read
+    quiet:bool = False, # do not show how far it is?
 ) -> dict: # train_bits_per_byte, and `floors`
     "Measure what tells whether a model's loss is good"
     seen = _texts(data.tokenizer, data.train[:min(len(data.valid), _MOST_SCORED)])
-    scores = evaluate_stories(model, data.tokenizer, seen)
+    scores = evaluate_stories(model, data.tokenizer, seen, quiet)
     return dict(train_bits_per_byte=scores["bits_per_byte"], **floors(data))
 
 # %% ../nbs/report.ipynb #05dd867b
@@ -178,8 +180,8 @@ def warnings_of(
                      f"it needs {needs}")
     if result["tokens"] < _FEW_TOKENS:
         found.append(f"validation has {result['tokens']:,} tokens only, so its scores are rough: "
-                     "give more text, or a file of your own with `valid`")
-    return found
+                     "give more text, or a file of your own with `valid=FILE`")
+    return [advice(said) for said in found]
 
 # %% ../nbs/report.ipynb #37e3d699
 def _rise(rows):
@@ -190,8 +192,8 @@ def _rise(rows):
     return (f"the validation loss rose from {best['val_loss']:.3f} (step {best['step']:,}) to "
             f"{last['val_loss']:.3f} (step {last['step']:,}), with a training loss of "
             f"{best['train_loss']:.3f} and {last['train_loss']:.3f}: {why}. The best checkpoint, "
-            f"step {best['step']:,}, is kept and is what was scored; fewer steps, `dropout` or "
-            "more text may help")
+            f"step {best['step']:,}, is kept and is what was scored; fewer steps, "
+            "`dropout=0.1` or more text may help")
 
 # %% ../nbs/report.ipynb #882d393e
 _SCORES = ("validation, {stories:,} texts: loss {loss:.4f} nats per token, "
@@ -228,5 +230,6 @@ def whereabouts(
     prompt:str, # for more stories
 ) -> str: # lines
     "Say where a run is, and how to get stories of it"
-    words = shlex.join(["tinyrope-generate", "--model", str(folder), prompt])
-    return f"run      {folder}\ncurves   {folder/'curves.png'}\nstories  {words}"
+    call = f"Run({str(folder)!r}).generate({prompt!r})"
+    if typed(): call = shlex.join(["tinyrope-generate", "--model", str(folder), prompt])
+    return f"run      {folder}\ncurves   {folder/'curves.png'}\nstories  {call}"

@@ -105,7 +105,7 @@ def append_row(
 # %% ../nbs/run_folder.ipynb #18900bbb
 LOGS = ("metrics.jsonl", "samples.jsonl")
 _WRITTEN = ("config.json", "tokenizer.json", *LOGS, "model.safetensors", "result.json", "curves.png",
-            "best", "last", "wandb-id", ".lock", ".lock-holder")
+            "best", "last", "wandb-id", "trackio-id", ".lock", ".lock-holder")
 _ANY_WRITTEN = "|".join(map(re.escape, _WRITTEN))
 _TEMPORARY = re.compile(rf"\.({_ANY_WRITTEN})-[a-z0-9_]{{8}}")
 

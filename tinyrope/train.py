@@ -133,11 +133,11 @@ def step(self:Trainer) -> Tensor: # (2,) loss in nats per token and norm of the 
 @dataclass(frozen=True)
 class TrainConfig(Settings):
     "How to train. Raises ValueError for values that make no sense"
-    corpus:Text = EMBEDDED                  # anything `read_stories` reads
-    separator:optional(Text) = None         # between the texts of plain files; None: see `read_stories`
+    corpus:Text = EMBEDDED                  # a file, a folder, a pattern, or a data set by name
+    separator:optional(Text) = None         # between the texts of plain files; None: <|endoftext|>, or else chunks
     text_field:Text = "text"                # of a table that holds the text
     valid:optional(Text) = None             # texts for validation, as for `corpus`; None: a part of the corpus
-    prompt:optional(Text) = None            # that samples continue; None: see `prompts_for`
+    prompt:optional(Text) = None            # that samples continue; None: beginnings of validation texts
     original_data:bool = False              # filter, split and draw the stories as the original run did
     max_stories:optional(Count) = None      # read at most so many; None: all
     tokenizer:Text = "bpe"                  # "bpe": train one on the corpus; "gpt2"; or a tokenizer.json
@@ -147,15 +147,15 @@ class TrainConfig(Settings):
     steps:optional(Count) = 1700            # optimizer steps; None: as many as `epochs` gives
     epochs:optional(number(above=0, most=10**6)) = None     # passes over the corpus
     optimizer:Literal["muon", "adamw"] = "muon"     # for matrices in the blocks, "adamw" for the rest; or for all
-    learning_rate:number(above=0) = .012    # AdamW's
-    muon_learning_rate:number(above=0) = .007       # Muon's
+    learning_rate:number(above=0) = .012    # of AdamW, at its highest
+    muon_learning_rate:number(above=0) = .007       # of Muon
     weight_decay:number(0, 100) = 0.        # on matrices
     decay_all:bool = False                  # ... and on embeddings, norms and biases too
     beta2:number(above=0, below=1) = .95    # AdamW's memory of squared gradients
     clip:number(above=0) = 1.               # largest norm of the gradient
-    schedule:Literal["wsd", "cosine", "constant"] = "wsd"   # see `schedule`
-    warmup:Share = .02                      # share of the steps
-    decay:Share = .5                        # share of the steps, at the end
+    schedule:Literal["wsd", "cosine", "constant"] = "wsd"   # wsd: constant, then falling
+    warmup:Share = .02                      # share of the steps in which the rate rises
+    decay:Share = .5                        # share of the steps, at the end, in which it falls
     eval_every:Count = 200                  # steps between evaluations
     eval_blocks:Count = 64                  # blocks of validation text in each
     keep_every:whole(0) = 0                 # checkpoints at multiples of so many steps are kept for good; 0: none
@@ -311,7 +311,7 @@ class Recorder:
         best = log.draws and row["step"] == trainer.progress.best_step
         drawn = self.prompts[-2:] if best else ()
         figures = {p: draw_attention(model, tokenizer, p) for p in drawn}
-        log.track(lambda run: send(run, row, figures, read_rows(self.folder/"samples.jsonl")))
+        log.track(lambda t: send(t, row, figures, read_rows(self.folder/"samples.jsonl")))
         log.say(row_line(row))
 
     def save(self,
@@ -330,7 +330,7 @@ def _run_training(trainer, recorder):
         with stop_on_request() as stopped: done = fit(trainer, recorder, stopped, peak)
     except FloatingPointError as e:
         raise FloatingPointError(f"{e}; {last_good(recorder.folder)}") from e
-    finally: recorder.log.track(lambda run: run.finish())
+    finally: recorder.log.track(lambda t: t.module.finish())
     if done and recorder.log.active: _finish(trainer, recorder)
     if done: wait_for_all()                             # the first process scores alone
     return done
@@ -338,9 +338,9 @@ def _run_training(trainer, recorder):
 # %% ../nbs/04_train.ipynb #d03d8413
 def _finish(trainer, recorder):
     "Write the best weights, the scores on the validation stories, the curves and some stories"
-    folder = recorder.folder
+    folder, quiet = recorder.folder, recorder.log.quiet
     model, digest = _best_model(trainer, folder)
-    scores = _score(model, recorder.data) | compare(model, recorder.data)
+    scores = _score(model, recorder.data, quiet) | compare(model, recorder.data, quiet)
     result = dict(best_step=trainer.progress.best_step, seconds=round(trainer.progress.seconds, 1),
                   model_sha256=digest, **scores)
     write_file(folder/"result.json", json.dumps(result, indent=1))
@@ -364,9 +364,10 @@ def _best_model(trainer, folder):
     return model.to(trainer.device).eval(), digest
 
 # %% ../nbs/04_train.ipynb #ae5eff36
-def _score(model, data):
+def _score(model, data, quiet):
     "Score a model on the validation stories. Raises FloatingPointError if it has diverged"
-    scores = evaluate_stories(model, data.tokenizer, stories_in(data.valid, data.tokenizer))
+    stories = stories_in(data.valid, data.tokenizer)
+    scores = evaluate_stories(model, data.tokenizer, stories, quiet)
     if math.isfinite(scores["perplexity"]): return scores
     raise FloatingPointError("the run has diverged: its best validation loss is "
                              f"{scores['loss']:.4g} nats per token. Start a new run with a lower "
@@ -401,7 +402,7 @@ def train(
     seed:Seed = 0, # of weights, order and dropout
     device:Text = "auto", # "cpu", "cuda", "mps"
     resume:bool = False, # go on with the run in `out`, or the newest of the preset, if there is one
-    wandb:Literal["disabled", "offline", "online"] = "disabled", # Weights & Biases
+    track:Literal["none", "wandb", "wandb-online", "trackio"] = "none", # where metrics are shown, too
     shard:bool = False, # spread the model over the processes of torchrun (FSDP), instead of a copy in each
     init:optional(Text) = None, # begin with these weights (see `read_start`); None: draw them
     quiet:bool = False, # print nothing
@@ -413,7 +414,7 @@ def train(
     model_config, config = configure(preset, seed=seed, **overrides)
     place = out or default_folder(preset, resume)
     with processes() as (_, world), sole_writer(place, resume) as folder:
-        job = Job(preset, model_config, config, pick_device(device), world, shard, wandb, overrides)
+        job = Job(preset, model_config, config, pick_device(device), world, shard, track, overrides)
         trainer, recorder = _set_up(job := begin(job, init, folder), folder, quiet, callback)
         if not _run_training(trainer, recorder):
             recorder.log.say(how_to_go_on(job, folder, trainer.progress.step))
@@ -434,10 +435,10 @@ def _set_up(job, folder, quiet, callback):
     trainer.bf16 = choose_bf16(trainer, folder)
     about = describe(replace(job, bf16=trainer.bf16, steps=trainer.steps), data)
     blocks = eval_blocks(data.valid, trainer.batches.seq_len, config.eval_blocks)
-    log = Log(folder, active, job.wandb != "disabled", quiet=quiet, callback=callback)
+    log = Log(folder, active, job.track != "none", quiet=quiet, callback=callback)
     compile_forward(trainer, log.say)
     open_folder(folder, job, about, data.tokenizer)
-    if log.active and log.draws: log.tracker = start_tracker(folder, job.wandb, about)
+    if log.active and log.draws: log.tracker = start_tracker(folder, job.track, about)
     log.say(header(trainer, data, asked, torch.get_num_threads()))
     return trainer, Recorder(folder, about, data, blocks, log, prompts_for(config, data))
 
