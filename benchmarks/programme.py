@@ -11,8 +11,8 @@ from pathlib import Path
 import tinyrope.shape_studies
 import tinyrope.text_studies  # noqa: F401 (studies register themselves)
 from common import parser
-from tinyrope.ledger import MARGIN, above_floor, judge_study, still_missing
 from tinyrope.programme import SCALES, STUDIES, Programme, plan_table, run_programme
+from tinyrope.verdicts import MARGIN, above_floor, judge_study, still_missing
 
 NO_WEB = "no web text was named"
 

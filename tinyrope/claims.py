@@ -20,12 +20,13 @@ import numpy as np
 import torch
 
 from .corpora import load_stories
-from .ledger import (MARGIN, Contrast, above_floor, contrast, contrast_groups, contrasts,
-                             decide, read_result, read_study, results_folder, say, still_missing)
+from .ledger import read_result, read_study, results_folder, say
 from .pairs import by_form
 from .plotting import PALETTE, figure, label
 from .probes import all_items
 from .rope import apply_rope, rope_frequencies, rope_tables
+from .verdicts import (MARGIN, Contrast, above_floor, contrast, contrast_groups, contrasts,
+                               decide, still_missing)
 
 # %% ../nbs/claims.ipynb #71dbc944
 @dataclass(frozen=True)
@@ -218,13 +219,12 @@ def steep_start():
     "Count words, and compare starts with aliases"
     words = read_study("vocabulary")["words"]
     needed = words["needed_for_95_percent"]
-    parts = {"about 1,500 words": Tested(
-        1000 < needed < 2000,
-        f"{needed:,} of {words['distinct']:,} words make up 95 % of the text")}
+    count = f"{needed:,} of {words['distinct']:,} words make up 95 % of the text"
+    parts = {"about 1,500 words": Tested(1000 < needed < 2000, count)}
     parts |= _parts_of("start", _STARTS)
-    more = _told(parts, "fewer types start steeper", digits=2)
-    return Found(f"{needed:,} words make up 95 % of the text. What four times as many types add "
-                 f"to the loss at the start, beyond their entropy: {more}.", parts)
+    return Found(f"{needed:,} words make up 95 % of the text. Four times as many types add "
+                 "to the loss at the start, beyond their entropy: "
+                 f"{_told(parts, 'fewer types start steeper', digits=2)}.", parts)
 
 # %% ../nbs/claims.ipynb #3224b8a1
 def _gap_of_bundled():
