@@ -24,7 +24,7 @@ GIVEN = {"IPython", "pandas"}                           # on Colab, and with Jup
 
 def setups():
     "Notebook → the lines that set it up, for those that have some"
-    first = {path: next(text(c) for c in cells_of(path) if c["cell_type"] == "code")
+    first = {path: next((text(c) for c in cells_of(path) if c["cell_type"] == "code"), "")
              for path in notebooks()}
     return {path: source.partition("\n")[2] for path, source in first.items()
             if source.startswith("#| default_exp") and "\n" in source}
