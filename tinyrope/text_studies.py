@@ -6,7 +6,7 @@ Docs: https://tinyrope.github.io/tinyrope/text_studies.html.md"""
 
 # %% auto #0
 __all__ = ['LEVELS', 'CANARIES', 'write_text', 'drawn', 'Share', 'fit_power_law', 'predict_loss', 'AliasedStore', 'Aliased',
-           'copies', 'canaries', 'Planted', 'membership', 'extracted', 'web_pages', 'WithWeb']
+           'copies', 'canaries', 'Planted', 'membership', 'extracted', 'canary_gains', 'web_pages', 'WithWeb']
 
 # %% ../nbs/07c_text_studies.ipynb #537fabcd
 import json
@@ -312,6 +312,17 @@ def _gains(found, seed):
     lower = {f"gain_{n}": mean(bits, 0) - mean(bits, n) for n in LEVELS[1:]}
     more = {f"recited_{n}": mean(tokens, n) - mean(tokens, 0) for n in LEVELS[1:]}
     return dict(planted=levels.tolist()) | lower | more
+
+# %% ../nbs/07c_text_studies.ipynb #ac224b40
+def canary_gains(
+    result:dict, # of the study “canaries”, complete
+    copies:int, # how often planted, one of `LEVELS`
+) -> np.ndarray: # (canaries,) bits per byte
+    "Compute what so many copies lower the loss of each canary by"
+    rows = [r for r in result["rows"] if "planted" in r]
+    planted, bits = (np.array([r[k] for r in rows]) for k in ("planted", "canary_bits"))
+    def of(level): return np.where(planted == level, bits, 0).sum(0)    # each has it in one run
+    return of(0) - of(copies)
 
 # %% ../nbs/07c_text_studies.ipynb #30cce7b9
 @study("canaries", 3, "Does a tight gap show that nothing is memorised?", reference="read once",
