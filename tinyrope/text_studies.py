@@ -332,7 +332,7 @@ def canary_gains(
            once_leaves_nothing=Part("read once", 0., "same", .02, "gain_1"),
            often_is_remembered=Part("read once", 0., "higher", .02, "gain_64"),
            often_is_recited=Part("read once", 0., "higher", 1., "recited_64"),
-           the_control_recites=Part("recites", "read once", "higher", .05, "auc")))
+           the_control_is_told_apart=Part("recites", "read once", "higher", .05, "auc")))
 def _memories(scale):
     "A text that is read once, and one that is recited"
     once = Arm(dict(epochs=1.), text=Planted(.62, True), steps=1000)

@@ -62,10 +62,12 @@ class Contrast:
 # %% ../nbs/verdicts.ipynb #6d87745d
 def _p_values(p, expected, bound):
     "p-values for and against, from `p(shift, side)`: of a mean on this side of `shift`"
-    if expected == "same": return max(p(-bound, "greater"), p(bound, "less")), p(0, "two-sided")
+    if expected == "same":
+        beyond = min(p(bound, "greater"), p(-bound, "less"))
+        return max(p(-bound, "greater"), p(bound, "less")), min(1, 2*beyond)
     side, other = ("greater", "less") if expected == "higher" else ("less", "greater")
-    away = bound if expected == "higher" else -bound
-    return min(1, 2*p(0, side)), p(away, other)
+    edge = bound if expected == "higher" else -bound
+    return min(1, 2*p(edge, side)), p(edge, other)
 
 # %% ../nbs/verdicts.ipynb #c651d7f9
 def contrast(
@@ -103,15 +105,12 @@ def contrast_groups(
 def decide(
     parts:dict, # name → `Contrast`
     error:float = .05, # probability of any false yes, and of any false no
+    waiting:int = 0, # parts that belong to the claim, and have no `Contrast` yet
 ) -> dict: # name → "yes", "no" or "undecided"
     "Judge the parts of a claim, corrected for their number"
-    yes, no = (holm([getattr(c, k) for c in parts.values()]) < error for k in ("p_yes", "p_no"))
-    def word(c, for_it, against):
-        first, second = ("yes", "no") if c.expected == "same" else ("no", "yes")
-        one, other = (for_it, against) if c.expected == "same" else (against, for_it)
-        if one: return first
-        return second if other else "undecided"
-    return {name: word(c, *ps) for (name, c), *ps in zip(parts.items(), yes, no)}
+    def found(kind): return holm([getattr(c, kind) for c in parts.values()] + [1.]*waiting) < error
+    def word(for_it, against): return "yes" if for_it else "no" if against else "undecided"
+    return {name: word(*both) for name, *both in zip(parts, found("p_yes"), found("p_no"))}
 
 # %% ../nbs/verdicts.ipynb #b0374125
 def paired(
