@@ -309,12 +309,12 @@ class Terminal(io.StringIO):
 
 def test_scoring_shows_a_bar_on_a_terminal(monkeypatch):
     "Scoring draws a progress bar if stderr is a terminal"
-    from tinyrope import metrics
+    from tinyrope import metrics, progress
     from tinyrope.checkpoint import Run
     from tqdm import tqdm
     def at_once(*args, **named): return tqdm(*args, **named | dict(delay=0))
     terminal, run = Terminal(), Run("bundled")
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(metrics, "tqdm", at_once)
+    monkeypatch.setattr(progress, "tqdm", at_once)
     metrics.evaluate_stories(run.model, run.tokenizer, load_stories("valid")[:3])
     assert "scoring" in terminal.getvalue() and "100%" in terminal.getvalue()
