@@ -138,7 +138,7 @@ def stage(a, check, save):
     heads, batches, length, new = HEADS, BATCHES, PROMPT, NEW
     if a.small:
         base = shrink(base, n_heads=4)
-        heads, batches, length, new = (2,), (1, 4), 8, 16
+        heads, batches, length, new = (2,), (2,), 8, 16
     different = same_tokens(replace(base, n_kv_heads=heads[-1], init="scaled"), a.device)
     found = dict(model=vars(base), prompt=length, new=new, dtype=str(precision_on(a.device)),
                  different_tokens=different, rows=[])

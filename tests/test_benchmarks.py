@@ -81,7 +81,7 @@ def test_decoding_is_measured_in_all_ways(small, compiles):
     "Each batch, number of key-value heads and way of decoding has a row with its speed"
     rows = result(small, "decoding")["rows"]
     ways = ("eager", "captured", "compiled")
-    wanted = {(batch, 2, way) for batch in (1, 4) for way in ways}
+    wanted = {(2, 2, way) for way in ways}
     assert {(row["batch"], row["kv_heads"], row["way"]) for row in rows} == wanted
     failed = [row["way"] for row in rows if "tokens_per_second" not in row]
     assert not failed or set(failed) == {"compiled"} and not compiles
