@@ -384,8 +384,8 @@ def _do(programme, identity, tasks):
         tasks = programme.open().get(identity, [])      # what another has not finished meanwhile
         for task, row in _rows_of(tasks, scale, folder) if tasks else ():
             _add(programme.path(task.study), row)
-            bits = row.get("bits_per_byte", float("nan"))
-            print(f"{task.study}: {task.arm}, rate × {task.rate:g}, seed {task.seed}: {bits:.4f}",
+            bits = f": {row['bits_per_byte']:.4f}" if "bits_per_byte" in row else ""
+            print(f"{task.study}: {task.arm}, rate × {task.rate:g}, seed {task.seed}{bits}",
                   flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         return True

@@ -15,8 +15,8 @@ import torch
 
 from .corpora import load_stories
 from .eval_attention import all_scores, by_story, stories_of_length
-from .memory import memory_needed
-from .model import SIZES, ModelConfig, Rotary, count_parameters
+from .memory import kept_for_backward
+from .model import SIZES, ModelConfig, Rotary, Transformer, count_parameters
 from .parts import register
 from .programme import BASE, Arm, Part, study
 from .speed import decoding_speed
@@ -120,15 +120,21 @@ def _eight_heads(kv, c=None):
     hidden = min(range(4, 8*c.dim, 4), key=distance)
     return Arm(dict(n_heads=8, n_kv_heads=kv, hidden_dim=hidden), 5, True)
 
+# %% ../nbs/07d_shape_studies.ipynb #c2884405
+def _training_bytes(c):
+    "Bytes of weights, gradients and AdamW's averages, and what a row keeps for the backward pass"
+    model, tokens = Transformer(c), torch.randint(c.vocab_size, (1, c.seq_len + 1))
+    numbers = sum(p.numel() for p in model.parameters())
+    return dict(fixed=16*numbers, row=kept_for_backward(model, tokens[:, :-1], tokens[:, 1:]))
+
 # %% ../nbs/07d_shape_studies.ipynb #4c50d5c9
 def _saved_by_groups(scale):
     "Cache, training memory and decoding speed by the number of key-value heads"
     tiny, cpu = scale.name == "tiny", torch.device("cpu")
-    size = SIZES["smoke" if tiny else "as_claimed"]
-    kvs = (2, 1) if tiny else (10, 5, 2, 1)
-    models = {str(k): replace(size, n_kv_heads=k) for k in kvs}
-    how = configure("laptop", attention_dropout=0.)[1]
-    memory = {k: sum(memory_needed(c, how, cpu).values()) for k, c in models.items()}
+    size = replace(SIZES["smoke" if tiny else "as_claimed"], attention_dropout=0.)
+    kvs, n = (2, 1) if tiny else (10, 5, 2, 1), size.n_heads
+    models = {f"{k} of {n}": replace(size, n_kv_heads=k) for k in kvs}
+    memory = {name: _training_bytes(c) for name, c in models.items()}
     short, long = (40, 56) if tiny else (480, 2032)
     return dict(training_memory=memory, threads=torch.get_num_threads(),
                 short=decoding_speed(models, cpu, short, batches=(1, 2) if tiny else (1, 16, 64)),

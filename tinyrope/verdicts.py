@@ -6,7 +6,7 @@ Docs: https://tinyrope.github.io/tinyrope/verdicts.html.md"""
 
 # %% auto #0
 __all__ = ['MARGIN', 'detectable', 'holm', 'Contrast', 'contrast', 'contrast_groups', 'decide', 'paired', 'still_missing',
-           'above_floor', 'contrasts', 'judge_study']
+           'above_floor', 'contrasts', 'judge_study', 'Tested', 'judged', 'verdict']
 
 # %% ../nbs/verdicts.ipynb #d0f99723
 from collections import Counter
@@ -168,3 +168,36 @@ def judge_study(
     may_decide = not still_missing(result) and above_floor(result) >= MARGIN
     words = decide(found) if may_decide else dict.fromkeys(found, "undecided")
     return {name: (words[name], c) for name, c in found.items()}
+
+# %% ../nbs/verdicts.ipynb #71dbc944
+@dataclass(frozen=True)
+class Tested:
+    "A part of a claim"
+    found:Contrast|bool|None    # a comparison; or a fact that needs no statistics; None: not yet
+    unit:str = ""               # of the comparison, or the fact in words
+    of:str = "stories"          # what its values are: seeds, stories, wordings
+    control:bool = False        # must succeed for the others to mean anything
+
+# %% ../nbs/verdicts.ipynb #17c33d34
+_WORDS = {True: "yes", False: "no", None: "undecided"}
+
+def judged(
+    parts:dict, # part → `Tested`
+) -> dict: # part → "yes", "no" or "undecided"
+    "Judge the parts of a claim together"
+    compared = {k: t.found for k, t in parts.items() if isinstance(t.found, Contrast)}
+    waiting = sum(t.found is None for t in parts.values())
+    words = decide(compared, waiting=waiting) if compared else {}
+    return {k: words[k] if k in words else _WORDS[t.found] for k, t in parts.items()}
+
+# %% ../nbs/verdicts.ipynb #41d482da
+def verdict(
+    parts:dict, # part → `Tested`
+) -> str:
+    "Put the verdicts on the parts of a claim together"
+    each = judged(parts)
+    words = {each[k] for k, t in parts.items() if not t.control}
+    if any(each[k] != "yes" for k, t in parts.items() if t.control): return "undecided"
+    if words == {"yes"}: return "holds"
+    if "yes" in words: return "holds in part"
+    return "undecided" if "undecided" in words else "does not hold"
