@@ -48,7 +48,12 @@ class Scale:
     web:str|None = None                     # a file of web text, for what needs it
 
 # %% ../nbs/07b_programme.ipynb #bce97beb
-_SMALL = dict(steps=1000, precision="bf16", compile="on")
+_SMALL = dict(vocab_size=4096, dim=128, n_layers=4, n_heads=2, seq_len=256, batch_size=8,
+              mask_stories=True, optimizer="muon", learning_rate=.012, muon_learning_rate=.007,
+              weight_decay=0., beta2=.95, schedule="wsd", warmup=.02, decay=.5, eval_every=200,
+              eval_blocks=64, steps=1000, precision="bf16", compile="on")
+
+# %% ../nbs/07b_programme.ipynb #387b2efd
 _TINY = dict(vocab_size=400, dim=16, n_layers=1, n_heads=2, seq_len=32, batch_size=4, steps=6,
              eval_every=3, eval_blocks=4, precision="fp32", compile="off")
 SCALES = {"small": Scale("small", _SMALL),
@@ -304,7 +309,8 @@ def _begin(name, scale, path):
     parts = {k: asdict(p) for k, p in s.parts.items()}
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["arms"] | plan == plan: return _extended(path, found, dict(arms=plan, parts=parts))
+        now = dict(base=scale.base, arms=plan, parts=parts)
+        if found["arms"] | plan == plan: return _extended(path, found, now)
         raise ValueError(f"{path} holds other arms of {name!r}: give another `out`, or delete it")
     about = provenance(f"python benchmarks/programme.py {name}", title=s.title, claim=s.claim,
                        size=scale.name, base=scale.base, arms=plan, reference=s.reference,
