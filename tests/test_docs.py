@@ -379,7 +379,8 @@ def test_faults_of_built_pages_are_found(tmp_path):
 
 def cited():
     "Links to papers in the notebooks, as pairs of text and address"
-    places = r"arxiv\.org/abs|doi\.org|aclanthology\.org|www\.jstor\.org|openreview\.net"
+    places = (r"arxiv\.org/abs|doi\.org|aclanthology\.org|www\.jstor\.org|openreview\.net"
+              r"|archive\.org/details|www\.reddit\.com")
     kinds = f"https://(?:{places})/"
     prose = "\n".join(markdown(path) for path in notebooks() if path.name != "references.ipynb")
     return re.findall(rf"\[([^\]]*)\]\(({kinds}[^)]*)\)", prose)

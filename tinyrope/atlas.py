@@ -347,9 +347,10 @@ def atlas_row(
 
 # %% ../nbs/07a_atlas.ipynb #d60eb03f
 LOGS = {
-    "AdamW alone, rate 0.002": ".-.", "AdamW alone, rate 0.004": ".-.",
-    "AdamW alone, rate 0.008": ".-.", "batch 4": ".+.", "weight decay 0.1": "+.+",
-    "stories not kept apart": "0..", "bf16": ".+.", "matrices orthogonalised whole": ".-.",
+    "AdamW alone, rate 0.002": ".--", "AdamW alone, rate 0.004": ".--",
+    "AdamW alone, rate 0.008": ".--", "batch 4": ".+.", "decay over 80 %": ".+.",
+    "decay over 30 %": ".-.", "weight decay 0.1": "+++", "stories not kept apart": "0..",
+    "4 heads of 32": "-..", "bf16": ".+.", "matrices orthogonalised whole": ".-.",
     "Muon's momentum rises": ".+.", "three polynomials of Polar Express": "0+.", "NorMuon": "++.",
     "cautious weight decay 0.1": "++.", "averaged weights": "0.+",
-    "averaged weights, constant rate": "0.+", "QK-norm": ".+.", "softcap 15": "++."}
+    "averaged weights, constant rate": "0.+", "QK-norm": ".+.", "softcap 15": ".+."}

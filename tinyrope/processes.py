@@ -156,7 +156,7 @@ def shard_model(
     device:torch.device, # of this process
     world:int, # processes
 ) -> nn.Module: # the same, sharded
-    "Shard a model over the processes (FSDP2; Zhao et al. 2023). Raises ValueError without torchrun"
+    "Shard a model over the processes (FSDP2). Raises ValueError without torchrun"
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     if not dist.is_initialized():
