@@ -177,7 +177,7 @@ def attention_weights_of(
 # %% ../nbs/01_attention.ipynb #57a96a74
 def document_ids(
     tokens:Tensor, # (batch, seq) token ids
-    eot_id:int, # id of the end-of-text token, which begins a story
+    eot_id:int, # id of end-of-text, counted with the story that follows
 ) -> Tensor: # (batch, seq) number of the story each token belongs to
     "Number the stories packed in each row"
     return (tokens == eot_id).cumsum(-1)

@@ -327,24 +327,6 @@ def text_of(
             held = []
     yield tokenizer.decode(held)                # the bytes of an unfinished character
 
-# %% ../nbs/06_generation.ipynb #183f79ab
-class _Row(NamedTuple):
-    "A story that is to be told"
-    place:tuple     # of its prompt among the prompts, and of the story among those of its prompt
-    prompt:str
-    ids:list        # of the prompt
-    repeat:int      # from `count_repeats`
-
-def _continue(run, rows, settings, max_new_tokens, extend):
-    "Begin the continuation of rows whose prompts have one length"
-    batch = torch.tensor([row.ids for row in rows], device=device_of(run.model))
-    prompts = {row.prompt for row in rows}
-    allowed = {p: allowed_first(run.model, run.tokenizer, p) for p in prompts}
-    first = torch.stack([allowed[row.prompt] for row in rows]).to(batch.device)
-    sampler = Sampler(settings, batch, first, [row.repeat for row in rows])
-    n = count_new_tokens(run.model, batch.shape[1], max_new_tokens, extend)
-    return Continuation(run.model, batch, n, sampler, extend)
-
 # %% ../nbs/06_generation.ipynb #d756faf2
 def stop_strings(
     stop, # a text, or several
@@ -379,6 +361,24 @@ def cut_stream(
         yield text[:sure]
         text = text[sure:]
     yield text
+
+# %% ../nbs/06_generation.ipynb #183f79ab
+class _Row(NamedTuple):
+    "A story that is to be told"
+    place:tuple     # of its prompt among the prompts, and of the story among those of its prompt
+    prompt:str
+    ids:list        # of the prompt
+    repeat:int      # from `count_repeats`
+
+def _continue(run, rows, settings, max_new_tokens, extend):
+    "Begin the continuation of rows whose prompts have one length"
+    batch = torch.tensor([row.ids for row in rows], device=device_of(run.model))
+    prompts = {row.prompt for row in rows}
+    allowed = {p: allowed_first(run.model, run.tokenizer, p) for p in prompts}
+    first = torch.stack([allowed[row.prompt] for row in rows]).to(batch.device)
+    sampler = Sampler(settings, batch, first, [row.repeat for row in rows])
+    n = count_new_tokens(run.model, batch.shape[1], max_new_tokens, extend)
+    return Continuation(run.model, batch, n, sampler, extend)
 
 # %% ../nbs/06_generation.ipynb #91eecea5
 def stream(

@@ -6,9 +6,9 @@ Docs: https://tinyrope.github.io/tinyrope/interventions.html.md"""
 
 # %% auto #0
 __all__ = ['WAVELENGTHS', 'PARTNERS', 'TARGETS', 'attention_changed', 'token_nats', 'positions_shifted', 'relative_scores',
-           'score_change', 'text_before', 'by_distance_alone', 'measure_distance', 'every_rotation', 'rotations_kept',
-           'wavelength_bands', 'rotation_arms', 'measure_rotations', 'measure_heads', 'previous_without', 'norm_shares',
-           'recurring', 'find_partner', 'name_partners', 'keys_blocked', 'column', 'measure_blocking',
+           'score_change', 'text_before', 'by_distance_alone', 'every_rotation', 'rotations_kept', 'wavelength_bands',
+           'recurring', 'find_partner', 'name_partners', 'keys_blocked', 'column', 'measure_distance', 'rotation_arms',
+           'measure_rotations', 'measure_heads', 'previous_without', 'norm_shares', 'measure_blocking',
            'measure_columns', 'measure_sink', 'measure_interventions']
 
 # %% ../nbs/05a_interventions.ipynb #d39f0906
@@ -137,43 +137,6 @@ def by_distance_alone(
     left = ((scores[:, half:] - predicted[:, None])**2).sum((-1, -2))
     return (1 - left/(scores[:, half:]**2).sum((-1, -2))).mean(-1).T
 
-# %% ../nbs/05a_interventions.ipynb #73049c2e
-def _moved(model, tokens, n, ended):
-    "Change of the scores and of the loss with a text before, story by story"
-    rows, start = text_before(tokens, n, ended)
-    (before, loss), (after, new_loss) = _read(model, tokens, 1), _read(model, rows, start)
-    return score_change(before, after), new_loss - loss
-
-# %% ../nbs/05a_interventions.ipynb #90760e6e
-def _moved_by_shift(model, tokens, by):
-    "Change of the scores and of the loss with all positions shifted, story by story"
-    before, loss = _read(model, tokens, 1)
-    with positions_shifted(model, by): after, new_loss = _read(model, tokens, 1)
-    return score_change(before, after), new_loss - loss
-
-def _in_parts(tokens, measure, at_once=8):
-    "Call a function with a few stories at a time, and join what it returns"
-    parts = [measure(some) for some in tokens.split(at_once)]
-    return [np.concatenate(found) for found in zip(*parts)]
-
-# %% ../nbs/05a_interventions.ipynb #32781f08
-def measure_distance(
-    model:Transformer, # in eval mode
-    tokens:Tensor, # (stories, seq) token ids, end-of-text first
-    lengths:tuple = (16, 64, 128), # tokens put before, and shifts; with seq at most the context
-) -> dict: # "scores" and "loss": intervention → changes, stories first; "by distance alone"
-    "Measure what shifts and texts before do to the scores of each layer and to the loss"
-    scores, loss = {}, {}
-    def add(name, measure): scores[name], loss[name] = _in_parts(tokens, measure)
-    for n in lengths:
-        if model.config.position not in ("none", "alibi"):
-            add(f"shift by {n}", lambda some: _moved_by_shift(model, some, n))
-        for ended, name in ((True, "other story"), (False, "no end-of-text")):
-            add(f"{name}, {n}", lambda some: _moved(model, some, n, ended))
-    alone = [_read(model, some, 1)[0] for some in tokens.split(8)]
-    return dict(scores=scores, loss=loss,
-                by_distance_alone=by_distance_alone(torch.cat(alone, 1)).numpy())
-
 # %% ../nbs/05a_interventions.ipynb #b1de87ee
 def every_rotation(
     model:Transformer, # with rotary positions. Raises ValueError for another
@@ -214,6 +177,128 @@ def wavelength_bands(
     "Sort the pairs of a head into bands of wavelengths"
     lengths = 2*math.pi / rope_frequencies(model.config.head_dim, model.config.rope_base)
     return {name: (lengths >= low) & (lengths < high) for name, (low, high) in WAVELENGTHS.items()}
+
+# %% ../nbs/05a_interventions.ipynb #b22dcf15
+_PRONOUNS = {"he", "she", "him", "her", "his", "hers"}
+_NO_PARTNERS = _PRONOUNS | set("i you it we they me us them my your its our their".split())
+_FACTOR, _OCCURRENCES, _APART = 2, 1, 24       # calipers: frequency, number of occurrences, tokens between the first
+
+def recurring(
+    words:list, # of a story by position, from `whole_words`
+    first:int = 4, # the first positions do not count, whose queries see little else
+    gap:int = 8, # nor the last, which nobody sees from afar
+) -> dict: # word → positions at which it may be looked at from afar; two at least
+    "List the words of a story that recur"
+    places = {}
+    for position, word in enumerate(words[:-gap]):
+        if word and position >= first: places.setdefault(word, []).append(position)
+    return {word: found for word, found in places.items() if len(found) > 1}
+
+# %% ../nbs/05a_interventions.ipynb #1c3420d4
+def _matches(name, other, places, frequency):
+    "Is a word as frequent as a name, within the calipers, in the language and in the story?"
+    (a, b), (m, n) = (places[name], places[other]), (frequency[name], frequency[other])
+    return (max(m, n) <= _FACTOR*min(m, n) and abs(len(a) - len(b)) <= _OCCURRENCES
+            and abs(a[0] - b[0]) <= _APART)
+
+# %% ../nbs/05a_interventions.ipynb #b5d9d84d
+def find_partner(
+    places:dict, # from `recurring`
+    names:set, # words that are names
+    partners:set, # words that may be partners
+    frequency:Counter, # of words in the corpus
+) -> tuple|None: # a name and its partner; None if no name of the story has one
+    "Match the name that occurs most often in a story with a word like it"
+    def gap(other): return abs(math.log(frequency[other]/frequency[name]))
+    for name in sorted(names & places.keys(), key=lambda name: -len(places[name])):
+        found = [w for w in partners & places.keys() if _matches(name, w, places, frequency)]
+        if found: return name, min(sorted(found), key=gap)
+    return None
+
+# %% ../nbs/05a_interventions.ipynb #d6c082d8
+PARTNERS = "other words", "things"
+
+def name_partners(
+    tokenizer, # of the model
+    tokens:Tensor, # (stories, seq) token ids
+    kind:str = "other words", # of the partners, in `PARTNERS`
+) -> dict: # number of a story → its words by position, the name, the partner
+    "Find a name and a partner that matches it in each story that has them"
+    names, things, frequency = words_of_corpus()
+    found = {}
+    for number, row in enumerate(tokens):
+        words = whole_words(tokenizer, row)
+        places = recurring(words)
+        lower = {w for w in places if w.lower() not in _NO_PARTNERS}
+        partners = lower & things if kind == "things" else lower - things
+        pair = find_partner(places, names, partners - names, frequency)
+        if pair: found[number] = words, *pair
+    return found
+
+# %% ../nbs/05a_interventions.ipynb #21f7eed9
+@contextmanager
+def keys_blocked(
+    model:Transformer, # whose attention is masked, within the context
+    blocked:Tensor, # (batch, query, key) bool, True where the query may not look at the key
+):
+    "Hide keys from queries in all layers, beyond what is hidden already"
+    def change(layer, rope, mask):
+        hidden = blocked[:, None].to(device_of(model))
+        if mask is None: mask = causal_mask(*blocked.shape[1:], hidden.device)
+        if mask.dtype == torch.bool: return rope, mask & ~hidden
+        return rope, mask.masked_fill(hidden, -torch.inf)
+    with attention_changed(model, change): yield
+
+# %% ../nbs/05a_interventions.ipynb #005202cd
+def column(
+    positions:list, # of a word
+    seq:int, # tokens
+    gap:int = 8, # queries nearer than this may still look
+) -> Tensor: # (query, key) bool, True where the query may not look
+    "Mark the column of a word in a map, outside the local band"
+    blocked = torch.zeros(seq, seq, dtype=torch.bool)
+    blocked[:, positions] = True
+    return blocked.tril(-gap)
+
+# %% ../nbs/05a_interventions.ipynb #61ad35a0
+TARGETS = "name", "partner", "pronouns", "rest"
+
+# %% ../nbs/05a_interventions.ipynb #73049c2e
+def _moved(model, tokens, n, ended):
+    "Change of the scores and of the loss with a text before, story by story"
+    rows, start = text_before(tokens, n, ended)
+    (before, loss), (after, new_loss) = _read(model, tokens, 1), _read(model, rows, start)
+    return score_change(before, after), new_loss - loss
+
+# %% ../nbs/05a_interventions.ipynb #90760e6e
+def _moved_by_shift(model, tokens, by):
+    "Change of the scores and of the loss with all positions shifted, story by story"
+    before, loss = _read(model, tokens, 1)
+    with positions_shifted(model, by): after, new_loss = _read(model, tokens, 1)
+    return score_change(before, after), new_loss - loss
+
+def _in_parts(tokens, measure, at_once=8):
+    "Call a function with a few stories at a time, and join what it returns"
+    parts = [measure(some) for some in tokens.split(at_once)]
+    return [np.concatenate(found) for found in zip(*parts)]
+
+# %% ../nbs/05a_interventions.ipynb #32781f08
+def measure_distance(
+    model:Transformer, # in eval mode
+    tokens:Tensor, # (stories, seq) token ids, end-of-text first
+    lengths:tuple = (16, 64, 128), # tokens put before, and shifts; with seq at most the context
+) -> dict: # "scores" and "loss": intervention → changes, stories first; "by_distance_alone"
+    "Measure what shifts and texts before do to the scores of each layer and to the loss"
+    scores, loss = {}, {}
+    def add(name, measure): scores[name], loss[name] = _in_parts(tokens, measure)
+    for n in lengths:
+        if model.config.position not in ("none", "alibi"):
+            add(f"shift by {n}", lambda some: _moved_by_shift(model, some, n))
+        for ended, name in ((True, "other story"), (False, "no end-of-text")):
+            add(f"{name}, {n}", lambda some: _moved(model, some, n, ended))
+    alone = [_read(model, some, 1)[0] for some in tokens.split(8)]
+    return dict(scores=scores, loss=loss,
+                by_distance_alone=by_distance_alone(torch.cat(alone, 1)).numpy())
 
 # %% ../nbs/05a_interventions.ipynb #e0725632
 def rotation_arms(
@@ -315,91 +400,7 @@ def norm_shares(
     shares = size/size.sum(-1, keepdim=True)
     return {name: shares[..., of].sum(-1).numpy() for name, of in wavelength_bands(model).items()}
 
-# %% ../nbs/05a_interventions.ipynb #b22dcf15
-_PRONOUNS = {"he", "she", "him", "her", "his", "hers"}
-_NO_PARTNERS = _PRONOUNS | set("i you it we they me us them my your its our their".split())
-_FACTOR, _OCCURRENCES, _APART = 2, 1, 24       # calipers: frequency, number of occurrences, tokens between the first
-
-def recurring(
-    words:list, # of a story by position, from `whole_words`
-    first:int = 4, # the first positions do not count, whose queries see little else
-    gap:int = 8, # nor the last, which nobody sees from afar
-) -> dict: # word → positions at which it may be looked at from afar; two at least
-    "List the words of a story that recur"
-    places = {}
-    for position, word in enumerate(words[:-gap]):
-        if word and position >= first: places.setdefault(word, []).append(position)
-    return {word: found for word, found in places.items() if len(found) > 1}
-
-# %% ../nbs/05a_interventions.ipynb #1c3420d4
-def _matches(name, other, places, frequency):
-    "Is a word as frequent as a name, within the calipers, in the language and in the story?"
-    (a, b), (m, n) = (places[name], places[other]), (frequency[name], frequency[other])
-    return (max(m, n) <= _FACTOR*min(m, n) and abs(len(a) - len(b)) <= _OCCURRENCES
-            and abs(a[0] - b[0]) <= _APART)
-
-# %% ../nbs/05a_interventions.ipynb #b5d9d84d
-def find_partner(
-    places:dict, # from `recurring`
-    names:set, # words that are names
-    partners:set, # words that may be partners
-    frequency:Counter, # of words in the corpus
-) -> tuple|None: # a name and its partner; None if no name of the story has one
-    "Match the name that occurs most often in a story with a word like it"
-    def gap(other): return abs(math.log(frequency[other]/frequency[name]))
-    for name in sorted(names & places.keys(), key=lambda name: -len(places[name])):
-        found = [w for w in partners & places.keys() if _matches(name, w, places, frequency)]
-        if found: return name, min(sorted(found), key=gap)
-    return None
-
-# %% ../nbs/05a_interventions.ipynb #d6c082d8
-PARTNERS = "other words", "things"
-
-def name_partners(
-    tokenizer, # of the model
-    tokens:Tensor, # (stories, seq) token ids
-    kind:str = "other words", # of the partners, in `PARTNERS`
-) -> dict: # number of a story → its words by position, the name, the partner
-    "Find a name and a partner that matches it in each story that has them"
-    names, things, frequency = words_of_corpus()
-    found = {}
-    for number, row in enumerate(tokens):
-        words = whole_words(tokenizer, row)
-        places = recurring(words)
-        lower = {w for w in places if w.lower() not in _NO_PARTNERS}
-        partners = lower & things if kind == "things" else lower - things
-        pair = find_partner(places, names, partners - names, frequency)
-        if pair: found[number] = words, *pair
-    return found
-
-# %% ../nbs/05a_interventions.ipynb #21f7eed9
-@contextmanager
-def keys_blocked(
-    model:Transformer, # whose attention is masked, within the context
-    blocked:Tensor, # (batch, query, key) bool, True where the query may not look at the key
-):
-    "Hide keys from queries in all layers, beyond what is hidden already"
-    def change(layer, rope, mask):
-        hidden = blocked[:, None].to(device_of(model))
-        if mask is None: mask = causal_mask(*blocked.shape[1:], hidden.device)
-        if mask.dtype == torch.bool: return rope, mask & ~hidden
-        return rope, mask.masked_fill(hidden, -torch.inf)
-    with attention_changed(model, change): yield
-
-# %% ../nbs/05a_interventions.ipynb #005202cd
-def column(
-    positions:list, # of a word
-    seq:int, # tokens
-    gap:int = 8, # queries nearer than this may still look
-) -> Tensor: # (query, key) bool, True where the query may not look
-    "Mark the column of a word in a map, outside the local band"
-    blocked = torch.zeros(seq, seq, dtype=torch.bool)
-    blocked[:, positions] = True
-    return blocked.tril(-gap)
-
-# %% ../nbs/05a_interventions.ipynb #61ad35a0
-TARGETS = "name", "partner", "pronouns", "rest"
-
+# %% ../nbs/05a_interventions.ipynb #9f2b1fb0
 def _targets(words, name, partner, gap=8):
     "Mark the tokens of each group: (4, seq - 1) bool, as they are predicted"
     places = recurring(words)

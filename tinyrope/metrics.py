@@ -6,7 +6,7 @@ Docs: https://tinyrope.github.io/tinyrope/metrics.html.md"""
 
 # %% auto #0
 __all__ = ['bits_per_byte', 'perplexity', 'Score', 'target_nats', 'device_of', 'evaluating', 'windows', 'evaluate_stories',
-           'story_nats', 'evaluate_blocks', 'NgramTable', 'evaluate_ngrams', 'ngram_floor']
+           'evaluate_blocks', 'NgramTable', 'evaluate_ngrams', 'ngram_floor', 'story_nats']
 
 # %% ../nbs/03a_metrics.ipynb #0bd574ba
 import math
@@ -185,18 +185,6 @@ def _scoring_bar(quiet=False):
     "Begin to count scored windows, in a bar or in lines"
     return progress(quiet, total=0, desc="scoring", unit=" windows")
 
-# %% ../nbs/03a_metrics.ipynb #15706410
-def story_nats(
-    model:nn.Module, # a `Transformer`, or what is called like one and has its `config`
-    tokenizer, # its tokenizer
-    stories, # texts, none of them empty
-) -> np.ndarray: # (stories,) nats
-    "Score texts one by one, as `evaluate_stories` does"
-    with evaluating(model), _scoring_bar() as bar:
-        parts = [_nats_of_stories(model, _encode(tokenizer, texts), bar)
-                 for texts in _by_bytes(stories)]
-    return np.concatenate(parts)
-
 # %% ../nbs/03a_metrics.ipynb #18b5fb15
 def evaluate_blocks(
     model:nn.Module, # a `Transformer`
@@ -321,3 +309,15 @@ def ngram_floor(
     table = NgramTable(tokens, tokenizer.token_to_id(EOT), tokenizer.get_vocab_size(), orders)
     def score(order): return evaluate_ngrams(table, tokenizer, stories, order)["bits_per_byte"]
     return {order: score(order) for order in range(1, orders + 1)}
+
+# %% ../nbs/03a_metrics.ipynb #15706410
+def story_nats(
+    model:nn.Module, # a `Transformer`, or what is called like one and has its `config`
+    tokenizer, # its tokenizer
+    stories, # texts, none of them empty
+) -> np.ndarray: # (stories,) nats
+    "Score texts one by one, as `evaluate_stories` does"
+    with evaluating(model), _scoring_bar() as bar:
+        parts = [_nats_of_stories(model, _encode(tokenizer, texts), bar)
+                 for texts in _by_bytes(stories)]
+    return np.concatenate(parts)

@@ -71,18 +71,6 @@ def _iterate_on_squares(matrices, polynomials):
         for i, p in zip(group, products): steps[i] = p @ matrices[i]
     return steps
 
-# %% ../nbs/03b_optim.ipynb #e877e421
-def _iterate_in_bf16(matrices, polynomials):
-    "Iterate on stacks of matrices of one shape"
-    steps = list(matrices)
-    for group in _by(lambda x: x.shape, matrices):
-        x = torch.stack([matrices[i] / (matrices[i].norm() + 1e-7) for i in group]).bfloat16()
-        for a, b, c in polynomials:
-            square = x @ x.mT
-            x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
-        for i, step in zip(group, x): steps[i] = step
-    return steps
-
 # %% ../nbs/03b_optim.ipynb #d3bdee5c
 def _look_ahead(grads, means, momentum):
     "Update the running `means` of the gradients, and look one step ahead of them (Nesterov)"
@@ -146,6 +134,7 @@ def make_optimizers(
         return [muon, _make_adamw([others], config)]
     return [_make_adamw([others, dict(params=matrices, weight_decay=decay)], config)]
 
+# %% ../nbs/03b_optim.ipynb #c9f1b1d8
 def _parts(block):
     "Yield the matrices of a block that hold several linear maps, with the rows of each map"
     attention, mlp = block.attention, block.mlp
@@ -161,3 +150,15 @@ def _make_adamw(groups, config):
         adamw.state[p] = dict(step=torch.zeros((), device=p.device), exp_avg=torch.zeros_like(p),
                               exp_avg_sq=torch.zeros_like(p))
     return adamw
+
+# %% ../nbs/03b_optim.ipynb #e877e421
+def _iterate_in_bf16(matrices, polynomials):
+    "Iterate on stacks of matrices of one shape"
+    steps = list(matrices)
+    for group in _by(lambda x: x.shape, matrices):
+        x = torch.stack([matrices[i] / (matrices[i].norm() + 1e-7) for i in group]).bfloat16()
+        for a, b, c in polynomials:
+            square = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+        for i, step in zip(group, x): steps[i] = step
+    return steps

@@ -7,8 +7,8 @@ Docs: https://tinyrope.github.io/tinyrope/stories.html.md"""
 # %% auto #0
 __all__ = ['split_opening', 'ngrams', 'repetition', 'distinct', 'ended_properly', 'bleu', 'self_bleu', 'sentences', 'find_verbs',
            'find_pronouns', 'Language', 'opens_with_subject', 'repeated_openings', 'name_fate', 'brought_back',
-           'suffix_array', 'CorpusIndex', 'longest_span', 'share_copied', 'measures', 'agreement', 'resample', 'gap',
-           'story_losses', 'bits']
+           'suffix_array', 'CorpusIndex', 'longest_span', 'share_copied', 'measures', 'agreement', 'bits', 'resample',
+           'gap', 'story_losses']
 
 # %% ../nbs/09_stories.ipynb #cb4bc39e
 import re
@@ -319,6 +319,13 @@ def agreement(
     n = min(len(words), len(right))
     return next((k for k in range(n) if words[k] != right[k]), n)
 
+# %% ../nbs/09_stories.ipynb #53b1eeb4
+def bits(
+    losses:np.ndarray, # (stories, 2) nats and bytes
+) -> float: # bits per byte
+    "Bits per byte of stories together"
+    return bits_per_byte(*losses.sum(0))
+
 # %% ../nbs/09_stories.ipynb #e8ca6e28
 def resample(
     rows:np.ndarray, # (n, ...) one row a story, or a prompt
@@ -350,10 +357,3 @@ def story_losses(
     "Score each story as `evaluate_stories` does"
     scores = [evaluate_stories(model, tokenizer, [s]) for s in stories]
     return np.array([(s["loss"]*s["tokens"], s["bytes"]) for s in scores])
-
-# %% ../nbs/09_stories.ipynb #53b1eeb4
-def bits(
-    losses:np.ndarray, # (stories, 2) nats and bytes
-) -> float: # bits per byte
-    "Bits per byte of stories together"
-    return bits_per_byte(*losses.sum(0))
