@@ -1,4 +1,4 @@
-"""More stories, the same ones again, planted ones, renamed words, and web text: what each does to a model.
+"""More stories, the same stories again, planted stories, aliases of tokens, and web text: what each changes in a model.
 
 Docs: https://tinyrope.github.io/tinyrope/text_studies.html.md"""
 
@@ -116,8 +116,8 @@ def predict_loss(
     eight_times_worse=Part("1/8", "base", "higher", .01)))
 def _repeats(scale):
     "Shares of the stories, read the more often"
-    shares = {f"1/{k}": Arm(text=Share(k), seeds=n) for k, n in ((2, 5), (8, 5), (16, 3))}
-    return {"base": BASE} | shares
+    def arm(k, seeds): return Arm(text=Share(k), seeds=seeds, rates_of="base")
+    return {"base": BASE} | {f"1/{k}": arm(k, n) for k, n in ((2, 5), (8, 5), (16, 3))}
 
 # %% ../nbs/07c_text_studies.ipynb #1fe5bac0
 def _entropies(tokenizer, tokens, texts):
