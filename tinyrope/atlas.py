@@ -1,4 +1,4 @@
-"""Each change to the recipe gets the same time on the same machine, and its score says whether it was worth it.
+"""Each change to the recipe gets the same time on the same machine, and is scored on the same stories.
 
 Docs: https://tinyrope.github.io/tinyrope/atlas.html.md"""
 
@@ -278,7 +278,7 @@ RECIPES = {"first": Trick(_FIRST, whole_matrices), "apart": Trick(_APART)}
 def record_p(
     candidate, # (seeds,) bits per byte
     record, # (seeds,) bits per byte of the recipe to beat
-) -> float: # probability of such a lead by chance
+) -> float: # p-value: probability of such a lead, or a larger one, if the two do not differ
     "Test whether a candidate scores lower than the record. Raises ValueError below six seeds"
     if min(len(candidate), len(record)) < 6:
         raise ValueError("a record needs six seeds of each, "

@@ -1,4 +1,4 @@
-"""A grammar checker with known hits and false alarms reads what the model and its corpus say.
+"""A grammar checker with known hit rates and false alarms is applied to stories of the model and of its corpus.
 
 Docs: https://tinyrope.github.io/tinyrope/grammar.html.md"""
 

@@ -106,7 +106,7 @@ def write_result(
     result:dict, # from `provenance`, with what was measured
     digits:int = 6, # significant digits of its numbers
 ):
-    "Write a result, whole or not at all, with as many digits as mean something"
+    "Write a result, whole or not at all, with rounded numbers"
     text = json.dumps(_rounded(result, digits), indent=1, ensure_ascii=False)
     write_whole(path, text + "\n")
 

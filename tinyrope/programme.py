@@ -1,4 +1,4 @@
-"""Every arm, seed and minute is planned before the first run; runs are shared, and become rows as they end.
+"""Arms, seeds and comparisons are fixed before the first run; studies share runs, and each run is stored as rows.
 
 Docs: https://tinyrope.github.io/tinyrope/programme.html.md"""
 
@@ -92,6 +92,7 @@ class Arm:
     changes:dict = field(default_factory=dict)  # settings that differ from the base
     seeds:int = 5                               # runs
     tuned:bool = False                          # are learning rates tried first?
+    rates_of:str|None = None        # arm whose chosen rates it takes; None: its own
     text:Callable|None = None       # `Scale`, seed → file of stories; None: the embedded ones
     direct:Callable|None = None     # `Scale`, settings → row, for what is no usual run
     steps:int|None = None           # expected steps, where `changes` do not say
@@ -205,9 +206,9 @@ def chosen_rate(
 # %% ../nbs/07b_programme.ipynb #1281b838
 def _tasks_of_arm(study, name, arm, scale, rows):
     "List the tasks of an arm whose rates are known"
-    tuned = arm.tuned and len(scale.factors) > 1
-    rate = chosen_rate(rows, name, scale.factors) if tuned else 1.
-    if tuned:
+    several, tuned_arm = len(scale.factors) > 1, arm.rates_of or (name if arm.tuned else None)
+    rate = chosen_rate(rows, tuned_arm, scale.factors) if tuned_arm and several else 1.
+    if arm.tuned and several:
         for factor in scale.factors: yield Task(study, name, factor, TUNING_SEED, True)
     for seed in range(min(arm.seeds, scale.seeds) if rate else 0):
         yield Task(study, name, rate, seed)
@@ -304,6 +305,8 @@ def _begin(name, scale, path):
     s, arms = STUDIES[name], STUDIES[name].arms(scale)
     plan = {a: dict(changes=arm.changes, seeds=min(arm.seeds, scale.seeds), tuned=arm.tuned,
                     text=_name_of(arm.text)) for a, arm in arms.items()}
+    for a, arm in arms.items():
+        if arm.rates_of: plan[a]["rates_of"] = arm.rates_of
     plan = json.loads(json.dumps(plan))
     if s.needs_web: plan["web"] = corpus_id(scale.web)
     parts = {k: asdict(p) for k, p in s.parts.items()}

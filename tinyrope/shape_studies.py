@@ -1,4 +1,4 @@
-"""The same stories, read by models of other encodings, depths, heads and caches, each with its learning rate tuned.
+"""Models of other encodings, depths, heads and caches read the same stories, each with its learning rates tuned.
 
 Docs: https://tinyrope.github.io/tinyrope/shape_studies.html.md"""
 

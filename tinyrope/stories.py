@@ -1,4 +1,4 @@
-"""Repetition, variety and copying in generated stories, counted beside those of the corpus.
+"""Repetition, variety and copying in generated stories, compared with those in stories of the corpus.
 
 Docs: https://tinyrope.github.io/tinyrope/stories.html.md"""
 

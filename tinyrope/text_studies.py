@@ -1,4 +1,4 @@
-"""More stories, the same ones again, planted ones, renamed words, and web text: what each does to a model.
+"""More stories, the same stories again, planted stories, aliases of tokens, and web text: what each changes in a model.
 
 Docs: https://tinyrope.github.io/tinyrope/text_studies.html.md"""
 
@@ -97,18 +97,21 @@ def predict_loss(
     tokens, # (n,) different tokens of the shares
     losses, # (n, seeds) loss of each run
     at:float, # tokens for which the loss is predicted
-    draws:int = 300, # resamplings
+    draws:int = 300, # of the means of the shares
 ) -> tuple: # prediction, lower and upper end of its 95 % interval
     "Predict the loss of a run on more text"
+    from scipy.stats import norm, t
     losses, rng = np.asarray(losses), np.random.default_rng(0)
     n, seeds = losses.shape
-    spread, found = losses.std(1, ddof=1).mean(), []
-    for _ in range(draws):
-        chosen = rng.integers(seeds, size=(n, seeds))
-        e, a, alpha = fit_power_law(tokens, np.take_along_axis(losses, chosen, 1).mean(1))
-        found.append(e + a*at**-alpha + rng.normal(0, spread))
-    e, a, alpha = fit_power_law(tokens, losses.mean(1))
-    return e + a*at**-alpha, *np.quantile(found, (.025, .975))
+    spread = losses.var(1, ddof=1).mean()**.5
+    def predicted(means):
+        e, a, alpha = fit_power_law(tokens, means)
+        return e + a*at**-alpha
+    shifts = rng.normal(0, spread/seeds**.5, (draws, n))
+    found = np.array([predicted(losses.mean(1) + shift) for shift in shifts])
+    ends = np.quantile(found + rng.normal(0, spread, draws), (.025, .975))
+    middle, wider = predicted(losses.mean(1)), t.ppf(.975, n*(seeds - 1))/norm.ppf(.975)
+    return middle, *(middle + wider*(ends - middle))
 
 # %% ../nbs/07c_text_studies.ipynb #63d53ab2
 @study("repeats", 1, "What do more stories give, at equal steps?", parts=dict(
@@ -116,8 +119,8 @@ def predict_loss(
     eight_times_worse=Part("1/8", "base", "higher", .01)))
 def _repeats(scale):
     "Shares of the stories, read the more often"
-    shares = {f"1/{k}": Arm(text=Share(k), seeds=n) for k, n in ((2, 5), (8, 5), (16, 3))}
-    return {"base": BASE} | shares
+    def arm(k, seeds): return Arm(text=Share(k), seeds=seeds, rates_of="base")
+    return {"base": BASE} | {f"1/{k}": arm(k, n) for k, n in ((2, 5), (8, 5), (16, 3))}
 
 # %% ../nbs/07c_text_studies.ipynb #1fe5bac0
 def _entropies(tokenizer, tokens, texts):
