@@ -28,7 +28,7 @@ from .checkpoint import (Progress, Run, checked_best, load_weights, merge_weight
 from .corpora import EMBEDDED
 from .data import Batches, eval_blocks
 from .job import Job, describe, open_folder, how_to_go_on
-from .memory import check_fits
+from .memory import check_fits, keep_freed_memory
 from .metrics import device_of, evaluate_blocks, evaluate_stories
 from .model import SIZES, ModelConfig, Transformer
 from .optim import make_optimizers, schedule
@@ -388,6 +388,7 @@ def make_trainer(
         raise ValueError(f"batch_size={config.batch_size} on {world} process(es) cannot be taken "
                          f"in {config.accumulate} equal parts: make it a multiple of {parts}")
     steps = config.steps or max(1, int(config.epochs*batches.n_blocks/config.batch_size))
+    if device.type == "cpu": keep_freed_memory()
     torch.manual_seed(config.seed)
     model = Transformer(model_config)
     model = shard_model(model, device, world) if shard else model.to(device)
