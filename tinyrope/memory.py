@@ -1,4 +1,4 @@
-"""Whether a run fits is known before it begins.
+"""The memory of a run is estimated before it begins, and a run that cannot fit is refused.
 
 Docs: https://tinyrope.github.io/tinyrope/memory.html.md"""
 
