@@ -263,7 +263,10 @@ def _field(row, name, field):
     if not isinstance(row, dict):
         found = reprlib.repr(row)
         raise ValueError(f"{name} holds {found} where a row with a field {field!r} was expected")
-    if not isinstance(row.get(field), str):
+    if field in row and not isinstance(row[field], str):
+        raise ValueError(f"{name} has a row whose field {field!r} holds {reprlib.repr(row[field])} "
+                         "instead of a text: leave such rows out")
+    if field not in row:
         names = reprlib.repr(sorted(map(str, row)))
         raise ValueError(f"{name} has no field {field!r} with text, only {names}: name the one "
                          "that holds the text, as `text_field=NAME`")

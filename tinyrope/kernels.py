@@ -1,4 +1,4 @@
-"""A question to PyTorch about fused attention, and a cross-entropy that never holds all logits.
+"""PyTorch is asked whether fused attention shares heads, and the cross-entropy never holds all logits.
 
 Docs: https://tinyrope.github.io/tinyrope/kernels.html.md"""
 

@@ -194,7 +194,10 @@ def write_page(
 def read_page(
     path, # an .html file from `write_page`
 ) -> tuple[dict, dict]: # what the page says, and name → tensor
-    "Read what a page holds"
+    "Read what a page holds. Raises ValueError for another file"
     page = Path(path).read_text(encoding="utf-8")
-    def part(name): return re.search(rf'<script id="{name}"[^>]*>(.*?)</script>', page, re.S)[1]
-    return json.loads(part("data")), load(zlib.decompress(b64decode(part("weights"))))
+    found = [re.search(rf'<script id="{name}"[^>]*>(.*?)</script>', page, re.S)
+             for name in ("data", "weights")]
+    if None in found: raise ValueError(f"{path} is not a page that `write_page` has written")
+    data, weights = (part[1] for part in found)
+    return json.loads(data), load(zlib.decompress(b64decode(weights)))

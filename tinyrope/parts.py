@@ -28,7 +28,7 @@ def register(
     kind:str, # a name in `KINDS`: "position", "attention", "norm" or "mlp"
     name:str, # for the field of that name in `ModelConfig`
 ): # a decorator of classes
-    "Make a class a part of models. Raises ValueError for names that are taken, or a wrong class"
+    "Make a class a part of models. Raises ValueError for a name of tinyrope's, or a wrong class"
     if kind not in KINDS: raise ValueError(f"unknown kind {kind!r}: choose from {list(KINDS)}")
     if name in BUILT_IN: raise ValueError(f"{name!r} comes with tinyrope: choose another name")
     names, base = KINDS[kind]
