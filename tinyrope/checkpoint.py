@@ -156,13 +156,22 @@ def _save_checkpoint(trainer, folder, config) -> Path:
     place = folder/"checkpoints"/step_name(trainer.progress.step)
     part = place.with_name(f".{place.name}")
     what = f"the checkpoint of step {trainer.progress.step}, {place},"
-    with advice_when_full(part, what):
+    with advice_when_full(part, what), _removed_on_error(part):
         _write_tensors(trainer, part)
         if trainer.batches.rank == 0:
             records = {"progress.json": asdict(trainer.progress), "config.json": config}
             texts = {name: json.dumps(record, indent=1) for name, record in records.items()}
             _seal(part, place, texts | {name: rows_to_seal(folder/name, place) for name in LOGS})
     return place
+
+# %% ../nbs/checkpoint.ipynb #9b283824
+@contextmanager
+def _removed_on_error(part):
+    "Remove a half-written folder if writing it fails"
+    try: yield
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 # %% ../nbs/checkpoint.ipynb #016c5b80
 def _wrong_file(checkpoint, sums) -> str: # empty if there is none
@@ -453,16 +462,16 @@ def _read_metrics(run) -> list:
 # %% ../nbs/checkpoint.ipynb #3aab14be
 def pack(
     run:Run, # a finished run
-    folder:str|Path, # where the packed run shall be
+    folder:str|Path, # for the copy; made if it is not there
     command:str, # the command that trained it, for the record
 ):
     "Write a small copy of a run: no checkpoints, weights in fp16"
     def sha256(content): return hashlib.sha256(content).hexdigest()
     halves = {k: v.half() for k, v in weights_of(run.model).items()}
     parts = {"model.safetensors": _tensor_bytes(halves)}
-    if run.tokenizer and run.metrics:                       # both are checked as they are read
-        names = ("config.json", "tokenizer.json", "metrics.jsonl")
-        parts |= {name: (run.folder/name).read_bytes() for name in names}
+    _ = run.tokenizer, run.metrics                          # both are checked as they are read
+    for name in ("config.json", "tokenizer.json", "metrics.jsonl"):
+        parts[name] = (run.folder/name).read_bytes()
     result = {**run.result, "model_sha256": sha256(parts["model.safetensors"])}
     parts["result.json"] = json.dumps(result, indent=1).encode()
     sums = {name: sha256(part) for name, part in parts.items()}

@@ -13,7 +13,6 @@ import argparse
 import ast
 import errno
 import os
-import re
 import sys
 import time
 import warnings
@@ -50,7 +49,7 @@ def sentence(
 
 # %% ../nbs/commands.ipynb #93a9fedc
 def _interrupted(options):
-    "Say what becomes of a command that was interrupted"
+    "Say that a command was interrupted, and how it goes on if it can"
     if "resume" in options:
         return "interrupted; the same command with `resume=True` goes on from what was saved"
     return "interrupted" + "; the same command goes on later"*("seeds" in options)
@@ -361,10 +360,10 @@ def export_command(
     push:Text = None, # OWNER/NAME: upload a Hugging Face folder to the hub
 ):
     "Write a model for transformers, llama2.c, llama.cpp or onnxruntime"
-    from tinyrope.runtimes import check_push, export, open_llama
+    from tinyrope.runtimes import check_push, check_target, export, open_llama
     from tinyrope.runtimes import push as upload
     if push: check_push(push, to)
-    folder = Path(out or f"exports/{to}")
+    check_target(to, folder := Path(out or f"exports/{to}"), bits)
     for path in export(open_llama(model, tokenizer), to, folder, bits, push): print(path)
     if push: print(upload(folder, push))
 
@@ -414,10 +413,13 @@ def run_file(
     "Import a file as a module. Raises FileNotFoundError or ValueError"
     if not path.is_file(): raise FileNotFoundError(f"no file {path}: give a Python file with studies")
     if path.stem in sys.modules:
-        raise ValueError(f"{path} has the name of a module that is in use: rename it")
+        raise ValueError(f"{path} has the name of a module that is imported already: rename it")
     spec = spec_from_file_location(path.stem, path)
     sys.modules[path.stem] = module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try: spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]              # or a corrected file would be refused
+        raise
 
 # %% ../nbs/commands.ipynb #89fbf1fe
 def _prepare_study(plan, web):

@@ -1,4 +1,4 @@
-"""Any text becomes an iterator of stories, or a sentence that says why not.
+"""Files, folders and data sets become an iterator of stories, and errors say why a text cannot be read.
 
 Docs: https://tinyrope.github.io/tinyrope/corpora.html.md"""
 
@@ -87,10 +87,12 @@ _PACKED = (".xz", ".gz", ".zst")
 _PLAIN = (".txt", ".text", ".md", ".rst", ".tex", ".py")
 _TABLES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
+def _packing(path): return Path(path).suffix.lower()
+
 def _suffix(path) -> str: # empty: it cannot be read
     "The suffix of a file that can be read, without that of its packing"
-    packed = path.suffix in _PACKED
-    suffix = path.with_suffix("").suffix if packed else path.suffix
+    packed = _packing(path) in _PACKED
+    suffix = (path.with_suffix("") if packed else path).suffix.lower()
     if suffix == ".parquet" and packed: return ""
     return suffix if suffix in _PLAIN + _TABLES else ""
 
@@ -150,8 +152,8 @@ def _read_file(name, streaming, separator, field):
 # %% ../nbs/corpora.ipynb #50f1ae4c
 def _open(name):
     "Open a text file, plain or packed"
-    opener = {".xz": lzma.open, ".gz": gzip.open}.get(Path(name).suffix, open)
-    if not name.endswith(".zst"): return opener(name, "rt", encoding="utf-8-sig")
+    opener = {".xz": lzma.open, ".gz": gzip.open}.get(_packing(name), open)
+    if _packing(name) != ".zst": return opener(name, "rt", encoding="utf-8-sig")
     import pyarrow
     unpacked = pyarrow.input_stream(name, compression="zstd")
     return io.TextIOWrapper(unpacked, encoding="utf-8-sig")
@@ -166,7 +168,7 @@ def _reading(name):
         advice = "convert it, e.g. with iconv -f latin1 -t utf-8, or give another file"
         raise ValueError(f"{name} is not UTF-8 ({e.reason}): {advice}") from e
     except (lzma.LZMAError, zlib.error, EOFError, OSError) as e:
-        suffix = Path(name).suffix
+        suffix = _packing(name)
         if suffix not in _PACKED or getattr(e, "errno", None): raise
         raise ValueError(f"{name} is not a whole {suffix} file ({e}): copy it again") from e
 
@@ -261,7 +263,10 @@ def _field(row, name, field):
     if not isinstance(row, dict):
         found = reprlib.repr(row)
         raise ValueError(f"{name} holds {found} where a row with a field {field!r} was expected")
-    if not isinstance(row.get(field), str):
+    if field in row and not isinstance(row[field], str):
+        raise ValueError(f"{name} has a row whose field {field!r} holds {reprlib.repr(row[field])} "
+                         "instead of a text: leave such rows out")
+    if field not in row:
         names = reprlib.repr(sorted(map(str, row)))
         raise ValueError(f"{name} has no field {field!r} with text, only {names}: name the one "
                          "that holds the text, as `text_field=NAME`")

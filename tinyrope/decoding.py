@@ -1,4 +1,4 @@
-"""One token at a time, by the same weights in fewer kernels.
+"""A plain model generates with the same weights in fewer kernels and without its modules.
 
 Docs: https://tinyrope.github.io/tinyrope/decoding.html.md"""
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .attention import Attention, fused_attention
 from .model import Block, Rotary, SwiGLU, Transformer, new_cache
+from .parts import patched
 
 # %% ../nbs/decoding.ipynb #6b280403
 class _Layer(NamedTuple):
@@ -91,7 +92,7 @@ def is_plain(
     model:nn.Module, # any
 ) -> bool: # may its tokens be read without its modules?
     "Tell whether a model is an untouched Llama in fp32 on a CPU, in eval mode"
-    if model.training or not all(map(_untouched, model.modules())): return False
+    if model.training or patched() or not all(map(_untouched, model.modules())): return False
     places = {(p.device.type, p.dtype) for p in model.parameters()}
     return places == {("cpu", torch.float32)} and not model.config.bias
 
@@ -110,7 +111,7 @@ class Reader:
     def __call__(self,
         tokens:Tensor, # (batch, seq) token ids that come next
     ) -> Tensor: # (batch, vocab_size) logits of the token after them
-        "Read tokens"
+        "Compute the logits of the next token, and keep keys and values of those given"
         if self.layers and tokens.shape[1] == 1:
             return _next_logits(self.model, self.layers, tokens[:, 0], self.cache)
         return self.model.head(self.model.hidden(tokens, self.cache)[:, -1:])[:, 0]
@@ -118,7 +119,7 @@ class Reader:
     def keep(self,
         rows:Tensor, # indices of the rows that stay
     ):
-        "Forget all other rows"
+        "Drop all other rows from the cache"
         for kept in self.cache: kept.k, kept.v = kept.k[rows], kept.v[rows]
 
 # %% ../nbs/decoding.ipynb #cfe04dd3

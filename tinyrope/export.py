@@ -1,4 +1,4 @@
-"""The same model under other names: Hugging Face and llama2.c, read and written to the bit.
+"""Models are read from, and written to, the formats of Hugging Face and llama2.c without changing a weight.
 
 Docs: https://tinyrope.github.io/tinyrope/export.html.md"""
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .llama2c import llama2c_order, llama2c_tokenizer, write_pieces
 from .model import ModelConfig, Transformer
+from .parts import patched
 from .rope import adjacent_to_half, rope_frequencies, rope_tables
 from .store import EOT, no_panic, read_record, write_whole
 
@@ -42,7 +43,6 @@ def split_weights(
         parts |= {(i, name): whole[name] for name in PARTS}
     return {name: part.detach().float().cpu().contiguous() for name, part in parts.items()}
 
-# %% ../nbs/10_export.ipynb #a668f1c3
 _PLACES = dict(attention_norm="attention_norm", qkv="attention.qkv", out="attention.out",
                mlp_norm="mlp_norm", gate_up="mlp.gate_up", down="mlp.down")
 
@@ -77,18 +77,18 @@ def part_shapes(
 
 # %% ../nbs/10_export.ipynb #486a1637
 def check_form(
-    c:ModelConfig, # shape of a model
+    c:ModelConfig, # shape of a model, which other programs shall compute
 ):
     "Raise ValueError, saying why, if a model has no Llama form"
     for name, (ours, reason) in _FORM.items():
         if getattr(c, name) != ours:
             raise ValueError(f"this model has {name}={getattr(c, name)!r}, and a Llama {reason}: "
-                             f"only models with {name}={ours!r} can be exported")
+                             f"choose a model with {name}={ours!r}")
+    if found := patched(): raise ValueError(f"{found} is not tinyrope's own code: restore it first")
 
 _FORM = dict(position=("rope", "turns queries and keys by rotary positions"),
              norm=("rms", "has RMSNorm"), mlp=("swiglu", "has a gated feed-forward network"),
-             attention=("softmax", "has softmax attention"),
-             bias=(False, "has no bias in its head"))
+             attention=("softmax", "has softmax attention"), bias=(False, "has no biases"))
 
 # %% ../nbs/10_export.ipynb #7b106fef
 _HF = dict(embedding="model.embed_tokens", norm="model.norm", head="lm_head",
@@ -129,10 +129,6 @@ def _check_llama(values):
         raise ValueError(f"its heads are {head_dim} wide, not hidden_size/num_attention_heads, "
                          "as ours are")
 
-# %% ../nbs/10_export.ipynb #aef2b743
-_YARN = dict(beta_fast=(None, 32), beta_slow=(None, 1), mscale=(None, 0), mscale_all_dim=(None, 0),
-             attention_factor=(None,), truncate=(None, True))
-
 # %% ../nbs/10_export.ipynb #60a3cacc
 def _rope_fields(values):
     "Read the fields of `ModelConfig` on rotary positions from a config.json"
@@ -147,6 +143,9 @@ def _rope_fields(values):
     return dict(rope_base=base, rope_method=kind, rope_factor=rope["factor"])
 
 # %% ../nbs/10_export.ipynb #d5ee9344
+_YARN = dict(beta_fast=(None, 32), beta_slow=(None, 1), mscale=(None, 0), mscale_all_dim=(None, 0),
+             attention_factor=(None,), truncate=(None, True))
+
 def _check_yarn(rope, seq_len):
     "Raise ValueError for a YaRN with other constants than those of the paper"
     for name, allowed in _YARN.items():
@@ -336,7 +335,7 @@ def _hf_weights(model):
 def write_hf(
     model:Transformer, # a Llama
     tokenizer, # its tokenizers.Tokenizer
-    folder:str|Path, # where the files shall be
+    folder:str|Path, # for the files; made if it is not there
     weights:bool = True, # False: only what describes them and the tokenizer
 ):
     "Write what `AutoModelForCausalLM` and `AutoTokenizer` load. Raises ValueError if it is no Llama"
@@ -421,7 +420,7 @@ def _check_size(path, sizes):
 def read_llama2c(
     path:Path, # a llama2.c model in its legacy format, e.g. stories260K.bin
 ) -> Transformer: # in eval mode
-    "Read a llama2.c model. Raises FileNotFoundError, or ValueError if it is no such model or torn"
+    "Read a llama2.c model. Raises FileNotFoundError, or ValueError for another or a damaged file"
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: give a llama2.c model, e.g. stories260K.bin")
@@ -476,13 +475,14 @@ def write_llama2c(
 def export_llama2c(
     model:Transformer, # a Llama
     tokenizer, # its tokenizers.Tokenizer, byte-level BPE
-    folder:str|Path, # where model.bin and tokenizer.bin shall be
+    folder:str|Path, # for model.bin and tokenizer.bin; made if it is not there
 ):
     "Write a model and its tokenizer for llama2.c. Raises ValueError for what it cannot compute"
+    check_form(model.config)
     order, parts = llama2c_order(tokenizer), split_weights(model)
     if len(order) != model.config.vocab_size:
         raise ValueError(f"the tokenizer has {len(order):,} tokens, the model "
-                         f"{model.config.vocab_size:,}: llama2.c needs as many")
+                         f"{model.config.vocab_size:,}: export it to hf or gguf, which allow this")
     parts |= {name: parts[name][order] for name in ("embedding", "head")}
     write_llama2c(join_weights(parts, model.config), Path(folder)/"model.bin")
     write_pieces(tokenizer, Path(folder)/"tokenizer.bin")

@@ -30,11 +30,13 @@ def places(
     model:Transformer, # any
 ) -> dict: # name → (module, "input" or "output")
     "List the places of a model, in the order in which a token passes them"
-    def at(path, side): return model.get_submodule(path), side
-    inner = {f"blocks.{i}.{name}": at(f"blocks.{i}.{path}".rstrip("."), side)
-             for i in range(len(model.blocks)) for name, (path, side) in _IN_BLOCK.items()}
-    outer = {name: at(*place) for name, place in _OUTSIDE.items()}
-    return {"embed": outer.pop("embed"), **inner, **outer}
+    paths = {"embed": _OUTSIDE["embed"]}
+    for i in range(len(model.blocks)):
+        for name, (path, side) in _IN_BLOCK.items():
+            paths[f"blocks.{i}.{name}"] = f"blocks.{i}.{path}".rstrip("."), side
+    modules = dict(model.named_modules())
+    return {name: (modules[path], side) for name, (path, side) in (paths | _OUTSIDE).items()
+            if path in modules}
 
 # %% ../nbs/hooks.ipynb #d6a81392
 def _found(model, pattern):

@@ -1,4 +1,4 @@
-"""All that defines a run, written down once, and compared whenever the run is resumed.
+"""Everything that defines a run is recorded once, and compared whenever the run is resumed.
 
 Docs: https://tinyrope.github.io/tinyrope/job.html.md"""
 
@@ -11,8 +11,6 @@ __all__ = ['Job', 'describe', 'open_folder', 'resume_command', 'resume_call', 'h
 import json
 import os
 import platform
-import shlex
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from .prepare import RunData
 from .processes import rank_and_world
 from .run_folder import (checkpoints_in, config_hash, read_config, set_aside, step_of,
                                  write_file)
-from .settings import typed
+from .settings import shell_line, typed
 from .store import tokenizer_hash
 from .tracking import check_tracker
 
@@ -203,7 +201,7 @@ def resume_command(
         words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     for name, value in settings.items(): words += ["--set", f"{name}={value}"]
     words.append("--resume")
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+    return shell_line(words)
 
 # %% ../nbs/job.ipynb #4afaf613
 def resume_call(

@@ -1,4 +1,4 @@
-"""Whether fused attention shares heads on this GPU, and a cross-entropy that never holds all logits.
+"""PyTorch is asked whether fused attention shares heads, and the cross-entropy never holds all logits.
 
 Docs: https://tinyrope.github.io/tinyrope/kernels.html.md"""
 
@@ -125,7 +125,7 @@ def chunked_cross_entropy(
     reduction:str = "mean", # "mean" over the rows that count, "sum", or "none": (rows,), 0 where ignored
     chunks:Chunks|None = None, # None: what suits the device
 ) -> Tensor: # nats per token, or summed nats, fp32
-    "Compute the cross-entropy of a head, never holding all logits; raises `ValueError`"
+    "Compute the cross-entropy of a head in chunks. Raises ValueError for another reduction"
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     weight, bias = head.weight, head.bias

@@ -1,4 +1,4 @@
-"""A file of pieces and scores is read as a tokenizer, and our byte-level tokenizers are written as one.
+"""A file of pieces and scores is read as a tokenizer, and our byte-level tokenizers are written as such a file.
 
 Docs: https://tinyrope.github.io/tinyrope/llama2c.html.md"""
 
@@ -140,7 +140,7 @@ def write_pieces(
     tokenizer, # tokenizers.Tokenizer, byte-level BPE
     path:str|Path, # of the file
 ):
-    "Write a tokenizer as llama2.c reads it, its tokens in the order of `llama2c_order`"
+    "Write a tokenizer for llama2.c, its tokens in the order of `llama2c_order`, or raise ValueError"
     order, byte_of = llama2c_order(tokenizer), _byte_alphabet()
     pieces, rank = [], 0
     for token in map(tokenizer.id_to_token, order):

@@ -1,4 +1,4 @@
-"""Whether a run fits is known before it begins, and what it frees is used again.
+"""The memory of a run is estimated before it begins, a run that cannot fit is refused, and memory that is freed is used again.
 
 Docs: https://tinyrope.github.io/tinyrope/memory.html.md"""
 

@@ -1,4 +1,4 @@
-"""Any text trains: some of it is held out, and a run becomes as small as the text asks for.
+"""Part of any text is held out for validation, and vocabulary, context and length of a run are fitted to its size.
 
 Docs: https://tinyrope.github.io/tinyrope/own_text.html.md"""
 
@@ -41,7 +41,9 @@ def held_out(
     texts, # of a corpus
     split:str, # "train" or "valid": which part of them
 ): # yields texts
-    "Part a corpus into what is trained on, and what is held out for validation"
+    "Yield what is trained on, or what is held out. Raises ValueError for another split"
+    if split not in ("train", "valid"):
+        raise ValueError(f"split must be 'train' or 'valid', got {split!r}")
     texts = iter(texts)
     first, size = _first_texts(texts)
     share = min(_LARGEST_SHARE, max(_SHARE, _BYTES/max(size, 1)))
@@ -103,7 +105,7 @@ def suited(
     job, # a `Job`: what was asked for
     data, # a `RunData`: what there is to read
 ): # the job, with a context and a length that the text can feed
-    "Fit a run to a text of one's own. Raises ValueError for a text that is too small"
+    "Fit a run to the size of its text. Raises ValueError for a text that is too small"
     if job.config.corpus == EMBEDDED: return job
     seq_len = _context_for(job.model.seq_len, data)
     rows = max(1, (len(data.train) - seq_len)//seq_len)

@@ -1,4 +1,4 @@
-"""A part of the model is registered in a line, and no run that was trained with it loads without it.
+"""A class becomes a part of the model in one line, and a run that was trained with it does not load without it.
 
 Docs: https://tinyrope.github.io/tinyrope/parts.html.md"""
 
@@ -28,7 +28,7 @@ def register(
     kind:str, # a name in `KINDS`: "position", "attention", "norm" or "mlp"
     name:str, # for the field of that name in `ModelConfig`
 ): # a decorator of classes
-    "Make a class a part of models. Raises ValueError for names that are taken, or a wrong class"
+    "Make a class a part of models. Raises ValueError for a name of tinyrope's, or a wrong class"
     if kind not in KINDS: raise ValueError(f"unknown kind {kind!r}: choose from {list(KINDS)}")
     if name in BUILT_IN: raise ValueError(f"{name!r} comes with tinyrope: choose another name")
     names, base = KINDS[kind]
@@ -61,7 +61,7 @@ def registered(
 _KNOWN = {"tinyrope", "torch", *sys.stdlib_module_names}
 
 def _is_foreign(value):
-    "Is this a function or class of somebody else?"
+    "Tell whether this is a function or class of somebody else"
     code = inspect.isfunction(value) or inspect.isclass(value)
     return code and (value.__module__ or "").partition(".")[0] not in _KNOWN
 
@@ -96,8 +96,8 @@ def check_registered(
         now, name, file = KINDS[kind][0].get(part["name"]), part["name"], part["file"]
         if now is None:
             raise ValueError(f"{where} was trained with {kind}={name!r}, a part of its own (class "
-                             f"{part['class']} of {file or 'a notebook'}): import what registers "
-                             "it first")
+                             f"{part['class']} of {file or 'a notebook'}): import the module "
+                             "that registers it first")
         if part["sha256"] in ("", _describe(now)["sha256"]): continue
         warnings.warn(f"the code of {kind}={name!r} has changed since {where} was trained")
 

@@ -1,4 +1,4 @@
-"""One style for every figure.
+"""All figures share one style and a few functions.
 
 Docs: https://tinyrope.github.io/tinyrope/plotting.html.md"""
 

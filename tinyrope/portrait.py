@@ -1,4 +1,4 @@
-"""A run that is shown says how large it is, how long it was trained and how good it became.
+"""A run that is printed says how large it is, how long it was trained and how good it is.
 
 Docs: https://tinyrope.github.io/tinyrope/portrait.html.md"""
 

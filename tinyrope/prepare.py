@@ -1,4 +1,4 @@
-"""The second run of a kind starts at once.
+"""Tokenizer and token stores are made once, and found again by every run that needs the same ones.
 
 Docs: https://tinyrope.github.io/tinyrope/prepare.html.md"""
 
@@ -41,7 +41,8 @@ def texts_of(
 ): # yields texts
     "Read the training or validation texts of a run"
     valid = split == "valid"
-    if config.original_data: return iter(_original_parts(config)[valid])
+    if config.original_data:
+        return iter(_original_parts(config, corpus_id(config.corpus))[valid])
     own = None if config.valid else validation_split(config.corpus)
     texts = _read(config, config.valid if valid else None, own if valid and own else "train")
     if not (own or config.valid): texts = held_out(texts, split)
@@ -56,8 +57,8 @@ def _read(config, corpus=None, split="train"):
 
 # %% ../nbs/prepare.ipynb #7fbb0d9d
 @lru_cache(maxsize=1)
-def _original_parts(config):
-    "Split the texts of a corpus as the original run did: training and validation texts"
+def _original_parts(config, identity):
+    "Split the texts of a corpus of this `corpus_id` as the original run did"
     return original_split(list(_read(config)))
 
 # %% ../nbs/prepare.ipynb #037167f4

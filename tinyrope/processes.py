@@ -1,4 +1,4 @@
-"""One run on whatever there is: a CPU, a GPU, or several processes that share the work.
+"""The same run on a CPU, on a GPU, or on several processes that share the work.
 
 Docs: https://tinyrope.github.io/tinyrope/processes.html.md"""
 

@@ -1,4 +1,4 @@
-"""Whoever waits is told at least every ten seconds how far it is.
+"""Long work shows how far it is: a bar in a terminal or notebook, elsewhere a line about every ten seconds.
 
 Docs: https://tinyrope.github.io/tinyrope/progress.html.md"""
 
@@ -17,7 +17,12 @@ from tqdm import tqdm
 # %% ../nbs/progress.ipynb #44b77015
 class Lines:
     "Writes a line to stderr every ten seconds, in place of a bar"
-    def __init__(self, total=None, initial=0, unit="", desc=""):
+    def __init__(self,
+        total:int|None = None, # units of work; None: unknown
+        initial:int = 0, # units done before
+        unit:str = "", # name of a unit, with a space before it
+        desc:str = "", # name of the work
+    ):
         self.total, self.initial, self.n, self.unit, self.desc = total, initial, initial, unit, desc
         self.postfix, self.every = "", 10.
         self.start = self.said = time.monotonic()

@@ -44,10 +44,15 @@ def config_hash(
 
 # %% ../nbs/run_folder.ipynb #b822b276
 def _config_damage(config) -> str: # empty if there is none
-    "Say what is wrong with the configuration of a run"
+    "Say what is wrong with the fields of a run's configuration"
     if wrong := misfit(config, CONFIG): return wrong
     if config.get("sha256", config_hash(config)) != config_hash(config):
         return "edited after the run began: its checksum differs"
+    return misfit(config.get("parts", {}), {})
+
+# %% ../nbs/run_folder.ipynb #f94179ad
+def _model_damage(config) -> str: # empty if there is none
+    "Say what is wrong with the model of a run's configuration"
     try: ModelConfig(**config["model"])
     except (TypeError, ValueError) as e: return f"of another version: {e}"
     return ""
@@ -61,9 +66,11 @@ def read_config(
     if not {"model", "train"} & set(config):
         raise ValueError(f"{path} holds neither model nor training settings: "
                          f"{Path(path).parent} is no run of tinyrope")
-    check_registered(config.get("parts", {}), Path(path).parent)
-    if wrong := _config_damage(config):
-        raise ValueError(f"{path} is damaged ({wrong}): copy it again")
+    wrong = _config_damage(config)
+    if not wrong:
+        check_registered(config.get("parts", {}), Path(path).parent)
+        wrong = _model_damage(config)
+    if wrong: raise ValueError(f"{path} is damaged ({wrong}): copy it again")
     return config
 
 # %% ../nbs/run_folder.ipynb #d94b495d
@@ -72,10 +79,9 @@ def advice_when_full(
     path:Path, # file or folder that is being written
     what:str = "", # how to speak of it
 ):
-    "If writing fails, clear away a half-written folder; if the disk is full, say what to do"
+    "If writing fails because the disk is full, say what to do"
     try: yield
     except OSError as e:
-        if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
         if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
         raise OSError(errno.ENOSPC, f"the disk is full: {what or path} was not written; the "
                       "checkpoints before it are whole. Make room, then go on with `resume=True`") from e
@@ -134,6 +140,11 @@ def checkpoints_in(
     found = folder.iterdir() if folder.is_dir() else ()
     return sorted((c for c in found if CHECKPOINT.fullmatch(c.name) and c.is_dir()), key=step_of)
 
+# %% ../nbs/run_folder.ipynb #b10de581
+def _note(path):
+    "Read a short text, whatever a damaged file holds"
+    return path.read_bytes()[:200].decode(errors="replace")
+
 # %% ../nbs/run_folder.ipynb #3bff135b
 def last_good(
     folder:Path, # of the run
@@ -141,7 +152,7 @@ def last_good(
     "Say which checkpoint of a run is the last"
     last = folder/"last"
     if not last.exists(): return "no checkpoint had been saved"
-    checkpoint = folder/"checkpoints"/last.read_text()
+    checkpoint = folder/"checkpoints"/_note(last)
     return f"the last good checkpoint is {checkpoint}"
 
 # %% ../nbs/run_folder.ipynb #1e12b14e
@@ -210,8 +221,8 @@ def newest_run(
 # %% ../nbs/run_folder.ipynb #fef957a3
 def _holder(folder) -> str:
     "Read which process writes in a run folder"
-    note = folder/".lock-holder"
-    return note.read_text()[:200] if note.is_file() else "another process"
+    try: return _note(folder/".lock-holder")
+    except OSError: return "another process"
 
 # %% ../nbs/run_folder.ipynb #af9624db
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)

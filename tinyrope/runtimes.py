@@ -1,4 +1,4 @@
-"""llama.cpp and onnxruntime run the model too, and a certificate says how close to the original.
+"""llama.cpp and onnxruntime run the model too, and a certificate says how close their results are.
 
 Docs: https://tinyrope.github.io/tinyrope/runtimes.html.md"""
 
@@ -6,7 +6,7 @@ Docs: https://tinyrope.github.io/tinyrope/runtimes.html.md"""
 
 # %% auto #0
 __all__ = ['FORMATS', 'gguf_name', 'write_gguf', 'needed', 'StepWithCache', 'write_onnx', 'OnnxModel', 'model_card', 'run_facts',
-           'push', 'check_push', 'open_llama', 'export']
+           'push', 'check_push', 'open_llama', 'export', 'check_target']
 
 # %% ../nbs/10a_runtimes.ipynb #f3390d42
 import json
@@ -78,18 +78,26 @@ def _describe_rope(writer, c):
     writer.add_rope_scaling_orig_ctx_len(round(c.seq_len/c.rope_factor))
 
 # %% ../nbs/10a_runtimes.ipynb #2937a31c
-def _describe_tokens(writer, tokenizer):
+def _describe_tokens(writer, tokenizer, vocab_size):
     "Write a byte-level tokenizer into a GGUF file"
     from gguf import TokenType
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    names = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
+    known = map(tokenizer.id_to_token, range(vocab_size))
+    names = [name or f"[PAD{i}]" for i, name in enumerate(known)]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(names)
-    writer.add_token_types([TokenType.CONTROL if n == EOT else TokenType.NORMAL for n in names])
+    writer.add_token_types([_token_type(tokenizer, name) for name in names])
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
     for add in (writer.add_bos_token_id, writer.add_eos_token_id): add(tokenizer.token_to_id(EOT))
     writer.add_add_bos_token(True)
+
+# %% ../nbs/10a_runtimes.ipynb #c141bb2a
+def _token_type(tokenizer, name):
+    "Look up how llama.cpp treats a token: as text, as a mark, or not at all"
+    from gguf import TokenType
+    if name == EOT: return TokenType.CONTROL
+    return TokenType.UNUSED if tokenizer.token_to_id(name) is None else TokenType.NORMAL
 
 # %% ../nbs/10a_runtimes.ipynb #0ea77e63
 def _packed(tensor, bits):
@@ -121,13 +129,14 @@ def write_gguf(
 ):
     "Write a model with its tokenizer for llama.cpp. Raises ValueError for what it cannot run"
     gguf, c = needed("gguf"), model.config
+    _check_bits(bits)
     check_form(c)
     check_byte_level(tokenizer)
     with _beside(Path(path)) as part:
         writer = gguf.GGUFWriter(part, "llama")
         _describe(writer, c)
         _describe_rope(writer, c)
-        _describe_tokens(writer, tokenizer)
+        _describe_tokens(writer, tokenizer, c.vocab_size)
         writer.add_file_type(gguf.LlamaFileType.ALL_F32 if bits == 32 else
                              gguf.LlamaFileType.MOSTLY_Q8_0)
         for name, tensor in _gguf_parts(model).items():
@@ -147,6 +156,11 @@ def needed(
     try: return importlib.import_module(name)
     except ImportError as e:
         raise ValueError(f"this export needs {name}: pip install 'tinyrope[export]'") from e
+
+# %% ../nbs/10a_runtimes.ipynb #5e2b453b
+def _check_bits(bits):
+    "Raise ValueError for weights of other than 32 or 8 bits"
+    if bits not in (32, 8): raise ValueError(f"bits must be 32 or 8, got {bits!r}")
 
 # %% ../nbs/10a_runtimes.ipynb #a2d48b6e
 class _Past:
@@ -226,10 +240,22 @@ def write_onnx(
 ):
     "Write one step of a model, with its cache, for onnxruntime. Raises ValueError for other forms"
     for name in ("onnxscript", "onnxruntime"): needed(name)
+    _check_bits(bits)
     check_form(model.config)
+    _check_one_file(model.config)
     with _beside(Path(path)) as part:
         _without_traces(_export_program(model)).save(part)
         if bits == 8: _quantise_onnx(part)
+
+# %% ../nbs/10a_runtimes.ipynb #037c8e72
+_MAX_ONNX = 2*10**9         # bytes in one file
+
+def _check_one_file(config):
+    "Raise ValueError for a model whose weights do not fit into one ONNX file"
+    size = 4*sum(count_parameters(config).values())
+    if size <= _MAX_ONNX: return
+    raise ValueError(f"the weights have {size:,} bytes, and an ONNX file has at most "
+                     f"{_MAX_ONNX:,}: export to gguf or hf")
 
 # %% ../nbs/10a_runtimes.ipynb #82941950
 def _quantise_onnx(path):
@@ -375,7 +401,8 @@ def export(
     "Write a model for another runtime. Raises ValueError or FileExistsError, saying what to do"
     model, tokenizer, facts = model
     out = Path(out)
-    _check_export(model.config, to, out, bits)
+    check_target(to, out, bits)
+    check_form(model.config)
     end = "" if bits == 32 else "-q8"
     if to == "llama2c": export_llama2c(model, tokenizer, out)
     elif to == "gguf": write_gguf(model, tokenizer, out/f"model{end}.gguf", bits)
@@ -387,11 +414,14 @@ def export(
     return sorted(p for p in out.iterdir() if p.is_file())
 
 # %% ../nbs/10a_runtimes.ipynb #521ab603
-def _check_export(config, to, out, bits):
-    "Raise ValueError or FileExistsError before anything is written"
-    check_form(config)
+def check_target(
+    to:str, # one of `FORMATS`
+    out:Path, # an empty or new folder
+    bits:int, # of the weights
+):
+    "Raise ValueError or FileExistsError for an export that is not possible"
     if to not in FORMATS: raise ValueError(f"`to` must be one of {FORMATS}, got {to!r}")
-    if bits not in (32, 8): raise ValueError(f"bits must be 32 or 8, got {bits}")
+    _check_bits(bits)
     if bits == 8 and to not in ("gguf", "onnx"):
         raise ValueError(f"{to} has no 8 bits here: export to gguf or onnx, or leave `bits` out")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):

@@ -1,4 +1,4 @@
-"""What a setting may be is declared beside it, and checked in one place.
+"""Each setting declares which values it may have, and one function checks them all.
 
 Docs: https://tinyrope.github.io/tinyrope/settings.html.md"""
 
@@ -6,13 +6,15 @@ Docs: https://tinyrope.github.io/tinyrope/settings.html.md"""
 
 # %% auto #0
 __all__ = ['Text', 'Count', 'Share', 'Seed', 'whole', 'number', 'optional', 'named', 'allowed', 'check', 'Settings', 'checked',
-           'as_options', 'in_command', 'typed', 'advice']
+           'as_options', 'in_command', 'typed', 'advice', 'shell_line']
 
 # %% ../nbs/settings.ipynb #2300f1b9
 import inspect
 import os
 import re
 import reprlib
+import shlex
+import subprocess
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
@@ -200,3 +202,10 @@ def advice(
 ) -> str:
     "Spell the arguments in a message as its reader would write them"
     return as_options(message, _OPTIONS.get()) if typed() else message
+
+# %% ../nbs/settings.ipynb #a0f5cf3c
+def shell_line(
+    words:list, # program and arguments
+) -> str: # with quotes where the shell of this system needs them
+    "Spell a command as it is typed"
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

@@ -1,4 +1,4 @@
-"""What a machine can multiply in a second, measured once and remembered.
+"""The fastest matrix products of a machine are measured and remembered.
 
 Docs: https://tinyrope.github.io/tinyrope/speed.html.md"""
 
@@ -118,7 +118,7 @@ def decoding_speed(
     steps:int = 8, # tokens that are decoded
     batches:tuple = (1, 16), # sequences decoded together
 ) -> dict: # cache_bytes of a context in fp32; seconds and tokens per second of each model
-    "Measure the cache, and the speed of decoding behind so many tokens"
+    "Measure the size of the cache, and the speed of decoding after so many tokens"
     seconds = {}
     for b in batches:
         runs = {name: _decoder(c, b, filled, steps, device) for name, c in models.items()}

@@ -130,7 +130,8 @@ def find_start(
     tokenizer:str = "bpe", # as a `TrainConfig` names it
 ) -> Start|None: # None: weights are drawn
     "Find the weights that a run begins with, or has begun with"
-    if not (folder/"config.json").exists(): return name and read_start(name, tokenizer)
+    if not (folder/"config.json").exists():
+        return None if name is None else read_start(name, tokenizer)
     if then := read_config(folder/"config.json").get("init"):
         return _resumed_start(folder, then, name, tokenizer)
     if name is None: return None

@@ -1,4 +1,4 @@
-"""A corpus is tokenized once, into a folder that is whole or absent.
+"""A corpus is tokenized once, into a folder that is complete or does not exist.
 
 Docs: https://tinyrope.github.io/tinyrope/store.html.md"""
 
@@ -321,6 +321,7 @@ class TokenStore:
         try:
             self.metadata = read_sealed(self.folder/"store.json", _METADATA)
             whole = _is_whole(self.folder, self.metadata, verify)
+        except PermissionError: raise                   # it may be whole
         except (OSError, ValueError, KeyError, TypeError): whole = False
         if not whole:
             raise ValueError(f"the token store {folder} is damaged or cut short, or of an older "
@@ -422,9 +423,9 @@ def _fill(part, stories, tokenizer, made):
 def _describe(part, made, shards, tokenizer) -> dict:
     "What `store.json` says about the shards in a folder. Raises ValueError if there are none"
     if not shards:
-        raise ValueError("no story was left to tokenize: a corpus needs at least 25 texts (parted "
-                         f"by {EOT} in a .txt file), of which every 25th is kept for validation, "
-                         "and the filter must leave some")
+        raise ValueError("no story was left to tokenize: the text is too small for a part of it to "
+                         "be held out, or the filter leaves nothing. Give more text, or texts for "
+                         "validation with `valid=FILE`")
     total = {name: sum(s[name] for s in shards) for name in ("tokens", "stories")}
     return dict(total, dtype=_dtype(tokenizer).name, eot=tokenizer.token_to_id(EOT),
                 sha256=file_hash(*_shard_paths(part, shards)), made=made, shards=shards)

@@ -1,4 +1,4 @@
-"""What is run as a test is also what the page shows, with signatures as they are written.
+"""The notebooks are run as tests and shown as pages, with signatures as they are written.
 
 Docs: https://tinyrope.github.io/tinyrope/testing.html.md"""
 

@@ -1,4 +1,4 @@
-"""What a run measures, written down as it comes.
+"""Metrics and samples of a run are logged, shown and drawn while it trains.
 
 Docs: https://tinyrope.github.io/tinyrope/tracking.html.md"""
 
@@ -115,7 +115,7 @@ class Log:
     def track(self,
         call, # function of the tracker
     ):
-        "Call the tracker, if there is one; if it fails, say so and let it go"
+        "Call the tracker, if there is one; if it fails, say so and drop it"
         if not self.tracker: return
         try:
             with redirect_stdout(io.StringIO()): call(self.tracker)     # some are talkative
