@@ -1,4 +1,4 @@
-"""The memory of a run is estimated before it begins, a run that cannot fit is refused, and memory that is freed is used again.
+"""The memory of a run is estimated before it begins; what cannot fit is refused, what is freed is kept.
 
 Docs: https://tinyrope.github.io/tinyrope/memory.html.md"""
 
