@@ -308,16 +308,16 @@ def _begin(name, scale, path):
     for a, arm in arms.items():
         if arm.rates_of: plan[a]["rates_of"] = arm.rates_of
     plan = json.loads(json.dumps(plan))
-    if s.needs_web: plan["web"] = corpus_id(scale.web)
     parts = {k: asdict(p) for k, p in s.parts.items()}
+    now = dict(base=scale.base, arms=plan, parts=parts)
+    if s.needs_web: now["web"] = corpus_id(scale.web)
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
-        now = dict(base=scale.base, arms=plan, parts=parts)
-        if found["arms"] | plan == plan: return _extended(path, found, now)
+        if found["arms"] | plan == plan and found.get("web") == now.get("web"):
+            return _extended(path, found, now)
         raise ValueError(f"{path} holds other arms of {name!r}: give another `out`, or delete it")
     about = provenance(f"python benchmarks/programme.py {name}", title=s.title, claim=s.claim,
-                       size=scale.name, base=scale.base, arms=plan, reference=s.reference,
-                       parts=parts, floor=_floor(name, scale))
+                       size=scale.name, **now, reference=s.reference, floor=_floor(name, scale))
     write_result(path, about | dict(rows=[]))
     return json.loads(path.read_text(encoding="utf-8"))
 
