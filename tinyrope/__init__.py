@@ -7,8 +7,6 @@ from types import ModuleType as _Module
 # OpenMP's idle threads wait in a busy loop, which starves them when another program runs. PyTorch
 # reads this when it is first imported; a value that is already set stays.
 _os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-# Large tensors lie in pages of 2 MB where Linux has them. PyTorch reads this at its first tensor.
-_os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # what `import tinyrope` offers, and methods of `Run` that later modules add: each imports its module when first used
 _OFFERED = {"train": "train", "Run": "checkpoint", "generate": "generation"}
