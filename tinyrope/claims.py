@@ -26,7 +26,7 @@ from .probes import all_items
 from .rope import apply_rope, rope_frequencies, rope_tables
 from .text_studies import canary_gains
 from .verdicts import (MARGIN, Contrast, Tested, above_floor, contrast, contrast_groups,
-                               contrasts, judged, still_missing, verdict)
+                               contrasts, judged, paired, still_missing, verdict)
 
 # %% ../nbs/claims.ipynb #73221c47
 @dataclass(frozen=True)
@@ -178,20 +178,13 @@ def final_loss():
 
 # %% ../nbs/claims.ipynb #a6ffc60e
 _STARTS = "fewer_types_start_steeper", "twice_as_many_types"
+_ALIKE = "no other cause: web text with as many types starts alike (added)"
 
-def _fall(arm):
-    "Nats per token by which the loss has fallen in steps 31 to 60 of the start"
-    r, _ = _study("start")
-    rows = [row for row in r["rows"] if row["arm"] == arm]
-    return float(np.mean([row["losses"][0] - row["added"] - row["early"] for row in rows]))
-
-# %% ../nbs/claims.ipynb #bbe82215
-def _slower(part):
-    "Write what four times as many types change, or that it is not known yet"
-    if not isinstance(part.found, Contrast): return f"whether they make it steep: {_value(part)}"
-    return (f"with four times as many types the loss is higher by {_value(part, 2)} after 30 to 60 "
-            "steps, beyond the entropy that they add: few types are a cause, but the loss still "
-            f"falls by {_fall('4 aliases'):.1f} instead of {_fall('1 alias'):.1f} nats")
+def _starts():
+    "Parts about the start"
+    r, why = _study("start")
+    web = None if why else contrast(paired(r, "web text", "1 alias", "early"), "same", .1)
+    return _parts_of("start", _STARTS) | {_ALIKE: Tested(web, why or "nats per token", "seeds")}
 
 # %% ../nbs/claims.ipynb #ccae9935
 @claim(2, "the-steep-start",
@@ -204,10 +197,11 @@ def steep_start():
     words = read_study("vocabulary")["words"]
     needed = words["needed_for_95_percent"]
     count = f"{needed:,} of {words['distinct']:,} words make up 95 % of the text"
-    parts = {"about 1,500 words": Tested(1000 < needed < 2000, count)}
-    parts |= _parts_of("start", _STARTS)
-    slower = _slower(parts["fewer types start steeper"])
-    return Found(f"{needed:,} words make up 95 % of the text; {slower}.", parts)
+    parts = {"about 1,500 words": Tested(1000 < needed < 2000, count)} | _starts()
+    more, web = (_value(parts[k], 2) for k in ("fewer types start steeper", _ALIKE))
+    return Found(f"{needed:,} words make up 95 % of the text. Early in a run the loss with four times "
+                 f"as many types is higher by {more}, beyond the entropy that they add. Few types are "
+                 f"not the only cause: web text with as many types is higher by {web}.", parts)
 
 # %% ../nbs/claims.ipynb #3224b8a1
 def _gap_of_bundled():
