@@ -92,9 +92,9 @@ def keep_freed_memory(
     "Let this process keep what it frees, for its next allocations"
     if platform.libc_ver()[0] != "glibc": return False
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ): return False
-    trim_threshold, mmap_max = -1, -4                       # names of options in malloc.h
+    trim_threshold, mmap_threshold = -1, -3                 # names of options in malloc.h
     mallopt = ctypes.CDLL(None).mallopt
-    if not (mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1)): return False
+    if not (mallopt(mmap_threshold, 2**25) and mallopt(trim_threshold, 2**31 - 1)): return False
     _widen_pages(2**30)
     return True
 
