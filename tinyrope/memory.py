@@ -94,22 +94,7 @@ def keep_freed_memory(
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ): return False
     trim_threshold, mmap_threshold = -1, -3                 # names of options in malloc.h
     mallopt = ctypes.CDLL(None).mallopt
-    if not (mallopt(mmap_threshold, 2**25) and mallopt(trim_threshold, 2**31 - 1)): return False
-    _widen_pages(2**30)
-    return True
-
-# %% ../nbs/memory.ipynb #9e6b7d14
-def _widen_pages(size, huge=2**21, advice=14):
-    "Extend the heap by `size` bytes, and advise the system to use huge pages for them"
-    libc = ctypes.CDLL(None)
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    libc.free.argtypes = [ctypes.c_void_p]
-    block = libc.malloc(size)
-    if block is None: return
-    first = -(-block//huge)*huge                            # pages begin at multiples of their size
-    libc.madvise(first, (block + size - first)//huge*huge, advice)
-    libc.free(block)
+    return bool(mallopt(mmap_threshold, 2**25) and mallopt(trim_threshold, 2**31 - 1))
 
 # %% ../nbs/memory.ipynb #41d85060
 _SMALLER = {"weights": "n_layers, dim or vocab_size", "logits": "vocab_size or seq_len",
