@@ -144,10 +144,11 @@ def test_readme_says_what_the_bundled_model_reaches():
     assert f"**{bits:.3f} bits per byte** on the test stories" in README
 
 
-@pytest.mark.parametrize("name", ["tinyrope", "tinyrope, compiled"])
-def test_readme_says_how_fast_a_step_is(name):
-    "The ratio to the other library's speed is that of the result"
-    ratio = result("training")["groups"]["laptop"]["rows"][name]["ratio"]
+@pytest.mark.parametrize("kind", ["", ", compiled"])
+def test_readme_says_how_fast_a_step_is(kind):
+    "The ratio to the other library's speed, both compiled or neither, is that of the result"
+    rows = result("training")["groups"]["laptop"]["rows"]
+    ratio = rows["tinyrope" + kind]["ratio"]/rows["transformers" + kind]["ratio"]
     assert f"{ratio:.2f} times" in README
 
 
