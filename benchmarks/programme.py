@@ -21,9 +21,10 @@ def report(name, result):
     "Print the verdicts of a study"
     print(f"\n{name}: {result['title']}\n{above_floor(result):.3f} bits per byte below the best "
           f"table of n-grams ({MARGIN} are needed)")
-    for part, (word, c) in judge_study(result).items():
+    judged = judge_study(result)
+    for part, (word, c) in judged.items():
         print(f"  {part.replace('_', ' ')}: {word} ({c.mean:+.4f} ± {c.half:.4f}, {c.n} seeds, "
-              f"bound {c.bound:g}, detectable {c.detectable:.4f})")
+              f"bound {c.bound:g}, detectable {c.detectable(len(judged)):.4f})")
 
 
 def main():

@@ -81,12 +81,13 @@ def claims_table(
     return _tabulated(rows)
 
 # %% ../nbs/claims.ipynb #c5f38c37
-def _evidence(t):
-    "Cells of a part: what was measured, the bound, what was detectable, and values"
+def _evidence(t, among):
+    "Cells of a part among so many: what was measured, the bound, what was detectable, values"
     c = t.found
     if not isinstance(c, Contrast): return [t.unit, "", "", ""]
     measured = f"{say(c.mean, c.half, 3)} {t.unit}"
-    return [measured, f"{c.expected}, {c.bound:g}", f"{c.detectable:.3f}", f"{c.n:,} {t.of}"]
+    return [measured, f"{c.expected}, {c.bound:g}", f"{c.detectable(among):.3f}",
+            f"{c.n:,} {t.of}"]
 
 # %% ../nbs/claims.ipynb #af16e0d9
 def evidence(
@@ -95,8 +96,9 @@ def evidence(
     "Tabulate the parts of a claim with their comparisons"
     parts = CLAIMS[number].find().parts
     rows = [["part of the claim", "verdict", "measured", "expected, bound", "detectable", "of"]]
+    among = sum(not isinstance(t.found, bool) for t in parts.values())
     for (name, t), word in zip(parts.items(), judged(parts).values()):
-        rows.append([name, f"**{word}**", *_evidence(t)])
+        rows.append([name, f"**{word}**", *_evidence(t, among)])
     return _tabulated(rows)
 
 # %% ../nbs/claims.ipynb #7fa3c7ea

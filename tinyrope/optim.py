@@ -50,7 +50,8 @@ def orthogonalise(
 ) -> list: # of (rows, cols), singular values near 1
     "Push all singular values towards 1 by Newton-Schulz iteration"
     wide = [m.mT if m.shape[0] > m.shape[1] else m for m in matrices]
-    iterate = _iterate_in_bf16 if matrices[0].is_cuda else _iterate_on_squares
+    in_bf16 = matrices[0].is_cuda or torch.is_autocast_enabled("cpu")
+    iterate = _iterate_in_bf16 if in_bf16 else _iterate_on_squares
     steps = iterate([x.float() for x in wide], polynomials)
     return [(s.mT if m.shape[0] > m.shape[1] else s).type_as(m) for m, s in zip(matrices, steps)]
 

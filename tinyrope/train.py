@@ -124,7 +124,7 @@ def step(self:Trainer) -> Tensor: # (2,) loss in nats per token and norm of the 
     scale = schedule(step, self.steps, c.schedule, c.warmup, c.decay)
     for optimizer, rates in zip(self.optimizers, self.rates):
         for group, rate in zip(optimizer.param_groups, rates): group["lr"] = rate*scale
-        optimizer.step()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16): optimizer.step()
         optimizer.zero_grad()
     self.progress.step += 1
     return torch.stack((loss, norm))

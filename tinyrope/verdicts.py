@@ -56,8 +56,11 @@ class Contrast:
     p_no:float          # of a result like this if the claim is true
     spread:float        # standard deviation of the differences
 
-    @property
-    def detectable(self): return detectable(self.spread, self.n)    # minimal detectable effect
+    def detectable(self,
+        parts:int = 1, # comparisons for whose number the verdict is corrected
+    ) -> float: # in the unit of the mean
+        "Find the minimal detectable effect at the strictest step of the correction"
+        return detectable(self.spread, self.n, error=.05/parts)
 
 # %% ../nbs/verdicts.ipynb #6d87745d
 def _p_values(p, expected, bound):
