@@ -268,11 +268,13 @@ class Capped(nn.Module):
         return self.cap*(self.model(tokens)/self.cap).tanh()
 
 # %% ../nbs/07a_atlas.ipynb #883177ae
-_FIRST = dict(vocab_size=2048, n_heads=4, mask_stories=False, learning_rate=4e-3,
+_FIRST = dict(vocab_size=2048, n_heads=4, mask_stories=False, batch_size=8, learning_rate=4e-3,
               muon_learning_rate=.01)
-_APART = dict(vocab_size=4096, n_heads=2, mask_stories=True, learning_rate=.012,
+_APART = dict(vocab_size=4096, n_heads=2, mask_stories=True, batch_size=8, learning_rate=.012,
               muon_learning_rate=.007)
-RECIPES = {"first": Trick(_FIRST, whole_matrices), "apart": Trick(_APART)}
+_SIXTEEN = _APART | dict(batch_size=16, learning_rate=.018, muon_learning_rate=.01)
+RECIPES = {"first": Trick(_FIRST, whole_matrices), "apart": Trick(_APART),
+           "sixteen": Trick(_SIXTEEN)}
 
 # %% ../nbs/07a_atlas.ipynb #fb264a47
 def record_p(
