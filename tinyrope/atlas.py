@@ -272,9 +272,9 @@ _FIRST = dict(vocab_size=2048, n_heads=4, mask_stories=False, batch_size=8, lear
               muon_learning_rate=.01)
 _APART = dict(vocab_size=4096, n_heads=2, mask_stories=True, batch_size=8, learning_rate=.012,
               muon_learning_rate=.007)
-_SIXTEEN = _APART | dict(batch_size=16, learning_rate=.018, muon_learning_rate=.01)
+_BATCHES = _APART | dict(batch_size=24, learning_rate=.024, muon_learning_rate=.014)
 RECIPES = {"first": Trick(_FIRST, whole_matrices), "apart": Trick(_APART),
-           "sixteen": Trick(_SIXTEEN)}
+           "batches": Trick(_BATCHES)}
 
 # %% ../nbs/07a_atlas.ipynb #fb264a47
 def record_p(
