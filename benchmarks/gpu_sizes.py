@@ -24,7 +24,8 @@ SHAPES = {"3M": dict(dim=192, n_layers=6, n_heads=6), "6M": dict(dim=256, n_laye
           "15M": dict(dim=384, n_layers=8, n_heads=6), "30M": dict(dim=512, n_layers=9, n_heads=8),
           "60M": dict(dim=640, n_layers=12, n_heads=10)}
 START = dict(vocab_size=4096, seq_len=512, batch_size=16, steps=None, epochs=8.,
-             mask_stories=True, dropout=.1, weight_decay=.1, eval_blocks=64)
+             learning_rate=.012, muon_learning_rate=.007, mask_stories=True, dropout=.1,
+             weight_decay=.1, eval_blocks=64)
 TINY = dict(vocab_size=512, dim=32, n_layers=1, n_heads=2, seq_len=64, batch_size=4, epochs=.002,
             eval_blocks=4, compile="off")
 AVERAGED = "constant rate, averaged"

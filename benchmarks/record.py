@@ -1,9 +1,10 @@
-"""Does a recipe beat another in the same time?  `python benchmarks/record.py apart first`
+"""Does a recipe beat another in the same time?  `python benchmarks/record.py NAME RECORD`
 
 The names are recipes of `tinyrope.atlas.RECIPES`: a candidate and the record that it is held
 against. First both are timed on a quiet machine: the first step in fresh processes without a
-compiler cache, the others in turns. The candidate gets the steps that fit into the time of the
-record's 2,000.
+compiler cache, the others in turns. The candidate gets the steps that fit into the time of
+`--steps` of the record.
+
 Then both are trained with as many seeds, in turns, and scored on all validation stories. A record
 is broken if a one-sided Welch test gives p < 0.01 once all seeds are there. Each row is kept as it
 comes: stopped and given again, the command goes on. `--worker 0 --workers 2` and `--worker 1
@@ -71,7 +72,8 @@ def begin(a, path):
         other = ", ".join(k for k, v in race.items() if old.get(k) != v)
         if other: raise SystemExit(f"{path} is of another race ({other}): give another --out")
         return
-    command = f"python benchmarks/record.py {a.candidate} {a.record}"
+    command = (f"python benchmarks/record.py {a.candidate} {a.record} --steps {a.steps} "
+               f"--precision {a.precision}")
     write_result(path, provenance(command, **race, **time_both(a), rows=[]))
 
 

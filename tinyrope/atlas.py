@@ -13,7 +13,7 @@ __all__ = ['POLAR_EXPRESS', 'RECIPES', 'TRICKS', 'LOGS', 'Trick', 'make_trial', 
 # %% ../nbs/07a_atlas.ipynb #879f3044
 import time
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -333,7 +333,8 @@ _CODE = {
     "QK-norm": Trick({}, normalise_heads),
     "z-loss 0.0001": Trick({}, loss_with(z=1e-4)),
     "softcap 15": Trick({}, loss_with(cap=15.))}
-TRICKS = {"start": Trick({}), **_OPTIMIZER, **_SHAPE, **_CODE}
+TRICKS = {name: replace(trick, changes=_APART | trick.changes)
+          for name, trick in {"start": Trick({}), **_OPTIMIZER, **_SHAPE, **_CODE}.items()}
 
 # %% ../nbs/07a_atlas.ipynb #1753a8ae
 def atlas_row(

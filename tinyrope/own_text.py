@@ -94,6 +94,20 @@ def _steps_for(config, overrides, rows) -> dict:
 def _steps_of(config, rows):
     return config.steps or max(1, int(config.epochs*rows/config.batch_size))
 
+# %% ../nbs/own_text.ipynb #3fc3bc7d
+_LEAST_BATCH = 4
+
+def _batch_for(config, overrides, rows, world) -> dict:
+    "Choose the batch and the learning rates for a small text, unless they were given"
+    size = config.batch_size
+    if overrides.keys() & {"batch_size", "steps", "epochs"} or not config.steps: return {}
+    parts = 2*world*config.accumulate           # processes and micro-batches share each half
+    while size >= 2*_LEAST_BATCH and size % parts == 0 and 2*_EPOCHS*rows < size*config.steps:
+        size //= 2
+    rates = {"learning_rate", "muon_learning_rate"} - overrides.keys()
+    scale = (size/config.batch_size)**.5
+    return dict(batch_size=size, **{name: scale*getattr(config, name) for name in rates})
+
 # %% ../nbs/own_text.ipynb #8b11dd78
 def _eval_every_for(config, overrides, rows) -> int:
     "Choose the steps between evaluations, unless they were given"
@@ -109,6 +123,7 @@ def suited(
     if job.config.corpus == EMBEDDED: return job
     seq_len = _context_for(job.model.seq_len, data)
     rows = max(1, (len(data.train) - seq_len)//seq_len)
-    config = replace(job.config, **_steps_for(job.config, job.overrides, rows))
+    config = replace(job.config, **_batch_for(job.config, job.overrides, rows, job.world))
+    config = replace(config, **_steps_for(config, job.overrides, rows))
     config = replace(config, eval_every=_eval_every_for(config, job.overrides, rows))
     return replace(job, model=replace(job.model, seq_len=seq_len), config=config)

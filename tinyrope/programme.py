@@ -55,7 +55,8 @@ _SMALL = dict(vocab_size=4096, dim=128, n_layers=4, n_heads=2, seq_len=256, batc
 
 # %% ../nbs/07b_programme.ipynb #387b2efd
 _TINY = dict(vocab_size=400, dim=16, n_layers=1, n_heads=2, seq_len=32, batch_size=4, steps=6,
-             eval_every=3, eval_blocks=4, precision="fp32", compile="off")
+             learning_rate=.012, muon_learning_rate=.007, eval_every=3, eval_blocks=4,
+             precision="fp32", compile="off")
 SCALES = {"small": Scale("small", _SMALL),
           "tiny": Scale("tiny", _TINY, stories=400, valid=8, seeds=2, factors=(.5, 1.),
                        epochs=.05)}

@@ -50,7 +50,7 @@ class Scale:
     def model(self): return configure("laptop", **self.base)[0]     # that all arms start from
 
 # %% ../nbs/07_studies.ipynb #b7e4e65f
-_RECIPE = dict(learning_rate=4e-3, muon_learning_rate=.01, mask_stories=False)
+_RECIPE = dict(batch_size=8, learning_rate=4e-3, muon_learning_rate=.01, mask_stories=False)
 SCALES = {
     "smoke": Scale(dict(_RECIPE, vocab_size=512, dim=32, n_layers=2, n_heads=2, seq_len=64,
                         batch_size=4, epochs=.0005, eval_every=10, eval_blocks=8, compile="off"),

@@ -141,14 +141,14 @@ class TrainConfig(Settings):
     original_data:bool = False              # filter, split and draw the stories as the original run did
     max_stories:optional(Count) = None      # read at most so many; None: all
     tokenizer:Text = "bpe"                  # "bpe": train one on the corpus; "gpt2"; or a tokenizer.json
-    batch_size:Count = 8                    # rows in a step, over all processes
+    batch_size:Count = 24                   # rows in a step, over all processes
     mask_stories:bool = True                # keep the stories packed into a row apart in attention
     accumulate:Count = 1                    # micro-batches of a step, for batches that do not fit into memory
-    steps:optional(Count) = 1700            # optimizer steps; None: as many as `epochs` gives
+    steps:optional(Count) = 740             # optimizer steps; None: as many as `epochs` gives
     epochs:optional(number(above=0, most=10**6)) = None     # passes over the corpus
     optimizer:Literal["muon", "adamw"] = "muon"     # for matrices in the blocks, "adamw" for the rest; or for all
-    learning_rate:number(above=0) = .012    # of AdamW, at its highest
-    muon_learning_rate:number(above=0) = .007       # of Muon
+    learning_rate:number(above=0) = .024    # of AdamW, at its highest
+    muon_learning_rate:number(above=0) = .014       # of Muon
     weight_decay:number(0, 100) = 0.        # on matrices
     decay_all:bool = False                  # ... and on embeddings, norms and biases too
     beta2:number(above=0, below=1) = .95    # AdamW's memory of squared gradients
@@ -156,7 +156,7 @@ class TrainConfig(Settings):
     schedule:Literal["wsd", "cosine", "constant"] = "wsd"   # wsd: constant, then falling
     warmup:Share = .02                      # share of the steps in which the rate rises
     decay:Share = .5                        # share of the steps, at the end, in which it falls
-    eval_every:Count = 200                  # steps between evaluations
+    eval_every:Count = 100                  # steps between evaluations
     eval_blocks:Count = 64                  # blocks of validation text in each
     keep_every:whole(0) = 0                 # checkpoints at multiples of so many steps are kept for good; 0: none
     patience:whole(0) = 0                   # evaluations without gain after which to stop; 0: never
@@ -178,12 +178,13 @@ class TrainConfig(Settings):
 
 # %% ../nbs/04_train.ipynb #3cd17c5c
 _laptop = TrainConfig()
-_larger = replace(_laptop, learning_rate=4e-3, muon_learning_rate=.01)
+_larger = replace(_laptop, batch_size=8, learning_rate=4e-3, muon_learning_rate=.01, eval_every=200)
 _arm = replace(_larger, original_data=True, mask_stories=False, tokenizer="gpt2", batch_size=16,
                steps=None, epochs=10, optimizer="adamw", learning_rate=3e-4, weight_decay=.01,
                decay_all=True, beta2=.999, schedule="constant", eval_every=700, eval_blocks=800,
                patience=10, precision="fp32")
-_smoke = replace(_laptop, batch_size=4, steps=40, eval_every=20, eval_blocks=64, max_stories=500)
+_smoke = replace(_laptop, batch_size=4, steps=40, learning_rate=.012, muon_learning_rate=.007,
+                 eval_every=20, max_stories=500)
 _bundled = replace(_larger, steps=4400, weight_decay=.1)
 _scaled = replace(_larger, corpus="tinystories", tokenizer="gpt2", batch_size=128, steps=10_000,
                   eval_every=500)
