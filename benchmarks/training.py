@@ -9,10 +9,10 @@ head (two at the full size), no dropout. On a GPU also a model of the same size 
 all logits at once.
 
 A step is forward, backward, clipping of the gradient to 1, and fused AdamW, in fp32, on the same
-random tokens (`--device cuda`: in bf16). Losses are those that each library trains with; litgpt
-compiles its model without the loss, as its own trainer does. Candidates take turns step by step,
-and with them a product of two large matrices, the speed that the machine has at that time:
-utilisation is the share of it that the operations of `flops_per_token` make up.
+random tokens (`--bf16`, and `--device cuda`: under autocast to bf16). Losses are those that each
+library trains with; litgpt compiles its model without the loss, as its own trainer does. Candidates
+take turns step by step, and with them a product of two large matrices, the speed that the machine
+has at that time: utilisation is the share of it that the operations of `flops_per_token` make up.
 
 A library that is not installed is left out. litgpt 0.5.13 pins an old huggingface-hub; beside a new
 transformers it is installed with
@@ -136,13 +136,13 @@ def optimizers_of(model, muon):
 
 class Step:
     "A training step"
-    def __init__(self, make, c, device, compiled=False, muon=False):
+    def __init__(self, make, c, device, compiled=False, muon=False, bf16=False):
         torch.manual_seed(SEED)
         with device: self.model, self.loss = make(c, torch.compile if compiled else lambda f: f)
         self.model.train()
         self.optimizers = optimizers_of(self.model, muon)
-        gpu = device.type == "cuda"
-        self.precision = torch.autocast("cuda", torch.bfloat16) if gpu else nullcontext()
+        low = bf16 or device.type == "cuda"
+        self.precision = torch.autocast(device.type, torch.bfloat16) if low else nullcontext()
 
     def forward(self, inputs, targets):
         "Mean loss of a batch"
@@ -152,13 +152,13 @@ class Step:
         self.forward(inputs, targets).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.)
         for o in self.optimizers:
-            o.step()
+            with self.precision: o.step()
             o.zero_grad()
 
 
-def make_steps(c, device, libraries):
+def make_steps(c, device, libraries, bf16):
     "Make all steps that can be taken here"
-    def step(make, **options): return partial(Step, make, c, device, **options)
+    def step(make, **options): return partial(Step, make, c, device, bf16=bf16, **options)
     steps = {}
     for name, make in libraries.items():
         steps |= {name: step(make), f"{name}, compiled": step(make, compiled=True)}
@@ -196,10 +196,10 @@ def check(steps, c, inputs, targets):
 
 # ---- the measurement
 
-def product(device):
+def product(device, bf16):
     "A product of two square matrices in the precision of the steps, and its number of operations"
     n = 8192 if device.type == "cuda" else 2048
-    a = torch.randn(n, n, device=device, dtype=precision_on(device))
+    a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if bf16 else precision_on(device))
     out = torch.empty_like(a)
     return lambda *_: torch.mm(a, a, out=out), 2*n**3
 
@@ -210,10 +210,11 @@ def speed_of_machine(seconds, operations):
     return found | dict(best_flops_per_second=operations/min(seconds))
 
 
-def measure(c, batch, device, rounds, libraries=LIBRARIES):
+def measure(c, batch, device, rounds, libraries=LIBRARIES, bf16=False):
     "Measure one shape"
     torch._dynamo.reset()
-    steps, (multiply, operations) = make_steps(c, device, libraries), product(device)
+    steps = make_steps(c, device, libraries, bf16)
+    multiply, operations = product(device, bf16)
     draw = partial(random_batch, c, batch, device)
     torch.manual_seed(SEED)         # whatever was built
     checked = check(steps, c, *draw())
@@ -242,6 +243,7 @@ def main():
     p.add_argument("--shapes", nargs="+", help="default: all of the device")
     p.add_argument("--device", type=torch.device, default=torch.device("cpu"),
                    help="cpu (default) or cuda")
+    p.add_argument("--bf16", action="store_true", help="compute products in bf16 on a CPU too")
     a = p.parse_args()
     shapes = SHAPES[a.device.type]
     libraries = LIBRARIES | ({"plain PyTorch": plain} if a.device.type == "cuda" else {})
@@ -250,10 +252,10 @@ def main():
     never_eager()
     groups = {}
     for shape in a.shapes or shapes:
-        groups[shape] = measure(*shapes[shape], a.device, a.rounds, libraries)
+        groups[shape] = measure(*shapes[shape], a.device, a.rounds, libraries, a.bf16)
         show_shape(shape, groups[shape])
     write_groups(a.out, groups, PACKAGES, rounds=a.rounds, peer=PEER, seed=SEED,
-                 device=str(a.device), threads=torch.get_num_threads())
+                 device=str(a.device), bf16=a.bf16, threads=torch.get_num_threads())
 
 
 if __name__ == "__main__": main()
