@@ -143,17 +143,39 @@ local function nearby(address)
   return address
 end
 
--- On a phone, cells that hold sentences keep a width at which they can be read
-local function sentences(grid)
-  local bodies = grid.bodies
+-- On a phone, tables of texts are read row by row, each cell below the name of its column;
+-- in wide tables, cells that hold sentences keep a width at which they can be read
+local MOST_STACKED, TEXT, SENTENCE = 4, 30, 60      -- columns, characters, characters
+
+local function length(cell) return #pandoc.utils.stringify(cell.contents) end
+
+local function names_of_columns(grid)
+  local names = {}
+  for _, row in ipairs(grid.head.rows) do
+    for i, cell in ipairs(row.cells) do names[i] = pandoc.utils.stringify(cell.contents) end
+  end
+  return names
+end
+
+local function each_cell(bodies, act)
   for _, body in ipairs(bodies) do
     for _, row in ipairs(body.body) do
-      for _, cell in ipairs(row.cells) do
-        local long = #pandoc.utils.stringify(cell.contents) > 60
-        if long then cell.contents = {pandoc.Div(cell.contents, pandoc.Attr("", {"sentence"}))} end
-      end
+      for i, cell in ipairs(row.cells) do act(cell, i) end
     end
   end
+end
+
+local function readable(grid)
+  local bodies, columns, longest = grid.bodies, names_of_columns(grid), -1
+  each_cell(bodies, function(cell, i) longest = math.max(longest, i > 1 and length(cell) or 0) end)
+  if longest < 0 then return {} end                 -- nothing below the head
+  local stacked = #grid.colspecs <= MOST_STACKED and longest > TEXT
+  each_cell(bodies, function(cell, i)
+    local long, named = length(cell) > SENTENCE, i > 1 and #cell.contents > 0
+    local column = stacked and {{"column", named and columns[i] or ""}} or {}
+    local attributes = pandoc.Attr("", long and {"sentence"} or {}, column)
+    if stacked or long then cell.contents = {pandoc.Div(cell.contents, attributes)} end
+  end)
   grid.bodies = bodies
   return grid
 end
@@ -178,13 +200,51 @@ local function fold(cell)
   return cell
 end
 
--- nbdev links names of the library, in the text of a link too: [[`name`](its page)](the link)
-local function unnested(link)
+-- nbdev links names of the library, in the text of a link too: [[`name`](its page)](the link),
+-- and private names, which have no place on a page
+local function mended(link)
   local first, code = link.content[1], link.content[2]
   local nested = code and code.t == "Code" and first.t == "Str" and first.text == "["
   if nested then link.content = {code} end
   link.target = nearby(link.target)
-  return link
+  local private = link.target:match("#_") and not link.target:match("://")
+  return private and link.content or link
+end
+
+-- A signature is left out where the source of its function is open below it
+local function open_below(blocks, i, name)
+  for j = i + 1, math.min(i + 4, #blocks) do
+    local block = blocks[j]
+    if block.t == "Header" then return false end
+    local code = block.t == "Div" and block.content[1]
+    if code and code.t == "CodeBlock" then
+      return code.attributes["code-fold"] == "show" and code.text:find(name .. "%f[^%w_]") ~= nil
+    end
+  end
+  return false
+end
+
+local function once(blocks)
+  local kept = pandoc.Blocks{}
+  for i, block in ipairs(blocks) do
+    local code = block.t == "CodeBlock" and i > 1 and blocks[i-1].t == "Header" and block.text
+    local name = code and (code:match("^def [%w_]+") or code:match("^class [%w_]+"))
+    if not (name and open_below(blocks, i, name)) then kept:insert(block) end
+  end
+  return kept
+end
+
+-- Quarto loads two libraries from elsewhere for outputs in HTML, and none of ours needs them
+local function own_scripts(meta)
+  local heads = meta["header-includes"]
+  if heads then
+    meta["header-includes"] = pandoc.List(heads):filter(function(head)
+      local text = ""
+      pandoc.Blocks(head):walk{RawBlock = function(raw) text = text .. raw.text end}
+      return not text:find("require.min.js", 1, true)
+    end)
+  end
+  return meta
 end
 
 function Pandoc(doc)
@@ -192,10 +252,12 @@ function Pandoc(doc)
   terms, names = glossary()
   known, seen = papers(), {}
   visit(doc.blocks)
+  doc.meta = own_scripts(doc.meta)
   return doc:walk{
+    Blocks = once,
     Div = fold,
-    Table = sentences,
-    Link = unnested,
+    Table = readable,
+    Link = mended,
     Image = function(image) image.src = nearby(image.src); return image end,
   }
 end

@@ -19,11 +19,14 @@ class Page(HTMLParser):
     def __init__(self, html):
         super().__init__()
         self.ids, self.links, self.explained, self.mute, self.lost = set(), [], [], [], []
+        self.twice = set()
         self.feed(html)
 
     def handle_starttag(self, tag, attributes):
         given = dict(attributes)
-        self.ids.add(given.get("id"))
+        name = given.get("id")
+        if name in self.ids and name and tag not in ("link", "script"): self.twice.add(name)
+        self.ids.add(name)
         if tag == "a": self.links.append(given.get("href") or given.get("xlink:href") or "")
         if tag == "img" and given.get("alt") is None: self.mute.append(given.get("src"))
         if given.get("class") == "term": self.explained.append(given["aria-description"])
@@ -66,6 +69,7 @@ def faults(folder):
         inside = {link for link in page.links if link and not OUTSIDE.match(link)}
         yield from (f"{name}: no such place: {link}" for link in sorted(inside)
                     if leads_nowhere(link, name, pages, folder))
+        yield from (f"{name}: two elements are called {id}" for id in sorted(page.twice))
         yield from (f"{name}: a picture without a text: {src}" for src in page.mute)
         yield from (f"{name}: no such reference: {mark}" for mark in page.lost)
         yield from (f"{name}: not in the glossary: {said}" for said in page.explained

@@ -332,9 +332,10 @@ def newest(program):
     return command if version >= (3, 1, 1) else None
 
 
-def filtered(markdown):
+def filtered(markdown, *more):
     "Markdown as HTML, through the filter of the site"
-    command = [*newest(PANDOC), "--wrap=none", "-t", "html", "--lua-filter", ROOT/"nbs"/"site.lua"]
+    command = [*newest(PANDOC), "--wrap=none", "-t", "html", "--lua-filter", ROOT/"nbs"/"site.lua",
+               *more]
     return subprocess.run(command, input=markdown, stdout=subprocess.PIPE, encoding="utf-8",
                           check=True).stdout
 
@@ -355,26 +356,44 @@ def test_pages_explain_what_the_glossary_does():
     ("[a](https://tinyrope.github.io/tinyrope/a.html#f)", '<a href="a.html#f">a</a>'),
     ("[Su](https://arxiv.org/abs/2104.09864)", 'aria-description="Su et al. (2021). RoFormer: '),
     (f"| a |\n|---|\n| {'word '*20} |", '<div class="sentence">'),
+    (f"| a | b |\n|---|---|\n| 1 | {'word '*20} |", '<div class="sentence" data-column="b">'),
+    ("[`_f`](https://tinyrope.github.io/tinyrope/a.html#_f)", "<p><code>_f</code></p>"),
     ("::: {#cell-fig-x .cell}\n``` {.python .cell-code}\nplot(x)\n```\n:::", "Code of the figure"),
     ("::: {.cell}\n``` {.python .cell-code}\nimport a\nfrom b import (c,\n  d)\n```\n:::",
      "Imports"),
-], ids=["nested link", "link inside", "paper", "cell of a table", "plotting", "imports"])
+], ids=["nested link", "link inside", "paper", "cell of a table", "name of a column", "private name",
+        "plotting", "imports"])
 def test_the_filter_changes_pages(source, html):
     "One example of each thing that it does"
     assert html in filtered(source)
 
 
+SOURCE = "::: {{.cell}}\n``` {{.python .cell-code code-fold={}}}\ndef f(x): return x\n```\n:::"
+LOADS = '---\nheader-includes: |\n  ```{=html}\n  <script src="require.min.js"></script>\n  ```\n---\n'
+
+
+@pytest.mark.skipif(not newest(PANDOC), reason="needs Pandoc 3.1.1, or Quarto")
+def test_what_a_page_does_not_need_is_left_out():
+    "A signature above its open source, a table without rows, libraries from elsewhere"
+    said = "### f\n\n``` python\ndef f(\n  x,\n)\n```\n\n*Return it*\n\n"
+    assert filtered(said + SOURCE.format("show")).count("<pre") == 1
+    assert filtered(said + SOURCE.format("true")).count("<pre") == 2
+    assert "<table" not in filtered("| field | default |\n|---|---|\n")
+    assert "require" not in filtered(LOADS + "Text", "--standalone")
+    assert "other.js" in filtered(LOADS.replace("require.min", "other") + "Text", "--standalone")
+
+
 def test_faults_of_built_pages_are_found(tmp_path):
-    "A link to a missing anchor, a picture without a text, a lost reference, a term of no glossary"
+    "A missing anchor, two equal ones, a picture without a text, a lost reference, an unknown term"
     meaning, other = list(glossary())[:2]
     term = '<i class="term" aria-description="{}">x</i>'.format
     terms = term(meaning) + term(other)
     good = f'<h2 id="b">b</h2><a href="#b">b</a><img alt="" src="p.png">{terms}'
     (tmp_path/"a.html").write_text(good)
     assert list(faults(tmp_path)) == []
-    bad = f'<a href="a.html#c">c</a><a href="c.html"></a><img src="p">?@fig-x{term("y")*2}'
+    bad = f'<a href="a.html#c">c</a><a href="c.html"></a><img src="p">?@fig-x{term("y")*2}' + '<p id="p">'*2
     (tmp_path/"b.html").write_text(bad)
-    assert len(list(faults(tmp_path))) == 7
+    assert len(list(faults(tmp_path))) == 8
 
 
 def cited():

@@ -222,7 +222,7 @@ function offer(t) {
   if (now.shade !== "likely" || !others || !shown[t]) return hide();
   offered = t;
   box.replaceChildren();
-  make("p", box, {textContent: t < story.given ? "given; the model expected" : `${percent(story.p[t])}; a click goes on from there`});
+  make("p", box, {textContent: t < story.given ? "given; the model expected" : `${percent(story.p[t])}; choose one to go on from there`});
   for (const [id, p] of others) {
     const button = make("button", box, {type: "button"});
     make("span", button, {textContent: named(id)});
@@ -280,7 +280,7 @@ function showLegend() {
   $("bar").ariaLabel = likely ? "Shade of a token, from certain to unlikely"
     : "Shade of a token, from weight 0 to weight 1";
   $("hint").textContent = likely
-    ? "Point at a token to see what else the model might have said; a click on one goes on from there."
+    ? "Point at a token, or tap it, to see the alternatives; choose one, and the story goes on from there."
     : "Choose the token that looks; the lines lead to what it looks at. Point at a token for its weight.";
   $("text").classList.toggle("attention", !likely);
 }
