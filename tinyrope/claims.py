@@ -85,9 +85,8 @@ def _evidence(t, among):
     "Cells of a part among so many: what was measured, the bound, what was detectable, values"
     c = t.found
     if not isinstance(c, Contrast): return [t.unit, "", "", ""]
-    measured = f"{say(c.mean, c.half, 3)} {t.unit}"
-    return [measured, f"{c.expected}, {c.bound:g}", f"{c.detectable(among):.3f}",
-            f"{c.n:,} {t.of}"]
+    found = f"{say(c.mean, c.half, 3)} {t.unit}", f"{c.expected}, {c.bound:g}"
+    return [*found, f"{c.detectable(among):.3f}", f"{c.n:,} {t.of}"]
 
 # %% ../nbs/claims.ipynb #af16e0d9
 def evidence(
