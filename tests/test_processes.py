@@ -4,7 +4,9 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import sysconfig
 import time
 
@@ -93,6 +95,39 @@ def end(pid):
     "Kill a process that may have ended"
     try: os.kill(pid, signal.SIGKILL)
     except ProcessLookupError: pass
+
+
+LEAVES = """
+import os, sys, torch
+from tinyrope.processes import any_rank, processes
+def take_part():
+    with processes():
+        model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 4))
+        model(torch.ones(2, 4)).sum().backward()
+        any_rank(False, torch.device("cpu"))
+for port in sys.argv[1:]:
+    os.environ["MASTER_PORT"] = port
+    take_part()
+"""
+
+
+def free_ports(n):
+    "Ports of this machine that nobody listens to"
+    held = [socket.socket() for _ in range(n)]
+    for place in held: place.bind(("localhost", 0))
+    ports = [str(place.getsockname()[1]) for place in held]
+    for place in held: place.close()
+    return ports
+
+
+def test_processes_leave_together(environment):
+    "PyTorch's thread gives its tensors back before the group is deleted, or both would wait for ever"
+    command = [sys.executable, "-c", LEAVES, *free_ports(15)]
+    shared = environment | dict(WORLD_SIZE="2", MASTER_ADDR="localhost")
+    both = [subprocess.Popen(command, env=shared | dict(RANK=rank)) for rank in "01"]
+    try: assert [process.wait(120) for process in both] == [0, 0]
+    finally:
+        for process in both: process.kill()
 
 
 # ---- runs that nobody disturbed

@@ -12,6 +12,7 @@ __all__ = ['pick_device', 'synchronise', 'use_bf16', 'can_compile', 'is_long', '
 import math
 import os
 import signal
+import time
 from contextlib import contextmanager
 
 import torch
@@ -110,6 +111,7 @@ def processes():
         reason = str(e).splitlines()[0]
         raise ConnectionError("another process of this run has ended: see its own error, then "
                               f"start all again with `resume=True` ({reason})") from e
+    time.sleep(.1)
     dist.destroy_process_group()
 
 # %% ../nbs/processes.ipynb #326ec3d0
