@@ -15,7 +15,7 @@ EXCEPTIONS = Path(__file__).with_name("plan.json")
 
 # A module imports only what stands before it, in its functions too
 ORDER = """settings progress kernels rope attention model parts decoding hooks plotting testing
-    store corpora ledger verdicts data metrics llama2c export processes optim run_folder portrait
+    store corpora ledger verdicts evidence data metrics llama2c export processes optim run_folder portrait
     checkpoint memory tracking own_text prepare speed job report start train finetune
     generation eval_attention interventions pairs probes grammar studies atlas programme
     text_studies shape_studies scoreboard stories runtimes claims live commands""".split()

@@ -111,7 +111,8 @@ def test_page_says_what_its_code_says(page):
 def test_readme_has_the_verdicts_of_the_results(monkeypatch):
     "The table of claims in the README is the one that results/ give"
     monkeypatch.chdir(ROOT)
-    from tinyrope.claims import CLAIMS, claims_table
+    import tinyrope.claims  # noqa: F401 (claims register themselves)
+    from tinyrope.evidence import CLAIMS, claims_table
     assert len(CLAIMS) == 10
     table = claims_table(base="https://tinyrope.github.io/tinyrope/")
     advice = "execute nbs/index.ipynb again, then python tests/readme.py"
@@ -142,7 +143,9 @@ def made_up(place, by_place, missing=0, floor=2.):
     ids=["deeper is better", "wider is better", "a run is missing", "below the floor"])
 def test_a_changed_result_changes_the_claims(monkeypatch, tmp_path, by_place, more, word):
     "The tests above can fail: with other losses in one file, the table and a verdict are others"
-    from tinyrope.claims import CLAIMS, claims_table, verdict
+    import tinyrope.claims  # noqa: F401 (claims register themselves)
+    from tinyrope.evidence import CLAIMS, claims_table
+    from tinyrope.verdicts import verdict
     monkeypatch.chdir(ROOT)
     true = claims_table()
     made_up(tmp_path, by_place, **more)
@@ -162,7 +165,9 @@ def with_effects_reversed(path):
 
 def test_other_effects_of_interventions_change_the_claims(monkeypatch, tmp_path):
     "With effects of the other sign, the causal parts of two claims are refuted"
-    from tinyrope.claims import CLAIMS, judged
+    import tinyrope.claims  # noqa: F401 (claims register themselves)
+    from tinyrope.evidence import CLAIMS
+    from tinyrope.verdicts import judged
     shutil.copytree(ROOT/"results", tmp_path/"results")
     with_effects_reversed(tmp_path/"results"/"interventions.json")
     for folder, word in ((ROOT, "yes"), (tmp_path, "no")):

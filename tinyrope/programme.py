@@ -6,8 +6,8 @@ Docs: https://tinyrope.github.io/tinyrope/programme.html.md"""
 
 # %% auto #0
 __all__ = ['SCALES', 'BASE', 'STUDIES', 'TUNING_SEED', 'Scale', 'stories_at', 'file_of', 'shared_tokenizer', 'Arm', 'Part',
-           'Study', 'study', 'measure_with', 'Task', 'chosen_rate', 'open_tasks', 'score_run', 'Programme',
-           'run_programme', 'plan', 'plan_table']
+           'Study', 'study', 'measure_with', 'Task', 'chosen_rate', 'beyond_edge', 'open_tasks', 'score_run',
+           'Programme', 'run_programme', 'plan', 'plan_table']
 
 # %% ../nbs/07b_programme.ipynb #f47eeae6
 import contextlib
@@ -204,13 +204,25 @@ def chosen_rate(
     tried = {r["rate"]: r["bits_per_byte"] for r in rows if r["arm"] == name and r["tuning"]}
     return min(factors, key=tried.get) if all(f in tried for f in factors) else None
 
+# %% ../nbs/07b_programme.ipynb #65ae0ef9
+def beyond_edge(
+    rate:float, # the factor that was chosen
+    factors:tuple, # that were tried, ascending
+) -> float|None: # None: the best lies inside, or fewer than three were tried
+    "Find the factor to be tried beyond the edge"
+    if len(factors) < 3: return None
+    if rate == factors[-1]: return rate*rate/factors[-2]
+    return rate*rate/factors[1] if rate == factors[0] else None
+
 # %% ../nbs/07b_programme.ipynb #1281b838
 def _tasks_of_arm(study, name, arm, scale, rows):
     "List the tasks of an arm whose rates are known"
     several, tuned_arm = len(scale.factors) > 1, arm.rates_of or (name if arm.tuned else None)
     rate = chosen_rate(rows, tuned_arm, scale.factors) if tuned_arm and several else 1.
     if arm.tuned and several:
-        for factor in scale.factors: yield Task(study, name, factor, TUNING_SEED, True)
+        check = beyond_edge(rate, scale.factors) if rate else None
+        for factor in (*scale.factors, *([check] if check else [])):
+            yield Task(study, name, factor, TUNING_SEED, True)
     for seed in range(min(arm.seeds, scale.seeds) if rate else 0):
         yield Task(study, name, rate, seed)
 
