@@ -44,6 +44,7 @@ class Scale:
     long:float              # epochs where heads need time to form
     steps:int               # about as many as the epochs of `base`, for corpora of another size
     own_size:bool = False   # do the two arms of the original have its own size?
+    valid:int|None = None   # validation stories that are scored; None: all
     folder:Path = Path()    # of the runs, and of the files that they share
 
     @property
@@ -53,8 +54,8 @@ class Scale:
 _RECIPE = dict(batch_size=8, learning_rate=4e-3, muon_learning_rate=.01, mask_stories=False)
 SCALES = {
     "smoke": Scale(dict(_RECIPE, vocab_size=512, dim=32, n_layers=2, n_heads=2, seq_len=64,
-                        batch_size=4, epochs=.0005, eval_every=10, eval_blocks=8, compile="off"),
-                   long=.001, steps=10),
+                        batch_size=4, max_stories=200, epochs=.035, eval_every=10, eval_blocks=8,
+                        compile="off"), long=.07, steps=10, valid=200),
     "nano": Scale(dict(_RECIPE, vocab_size=2048, n_heads=4, epochs=.2, eval_every=50,
                        compile="off"), long=.5, steps=328),
     "full": Scale(dict(_RECIPE, dim=384, n_layers=8, n_heads=6, vocab_size=4096, seq_len=512,
@@ -158,9 +159,10 @@ def _train_all(runs, device, check):
         if left: time.sleep(5)
 
 # %% ../nbs/07_studies.ipynb #c69e113d
-def _score_run(run):
-    "Score a finished run on the validation stories"
-    valid, last, c = load_stories("valid"), run.metrics[-1], ModelConfig(**run.config["model"])
+def _score_run(run, stories):
+    "Score a finished run on so many validation stories"
+    valid, last = load_stories("valid")[:stories], run.metrics[-1]
+    c = ModelConfig(**run.config["model"])
     ours = run.config["train"]["corpus"].startswith("tinystories")
     known = ours and run.result["stories"] == len(valid)
     scores = run.result if known else evaluate_stories(run.model, run.tokenizer, valid)
@@ -173,13 +175,14 @@ def _score_run(run):
         curve=[(row["tokens"], row["val_bits_per_byte"], row["val_loss"]) for row in run.metrics])
 
 # %% ../nbs/07_studies.ipynb #ae82a5e3
-def _measured(study, folder, device):
+def _measured(plan, folder, device):
     "Measure a finished run for a study, unless it was measured before"
-    kept = folder/f"row-{study}.json"
+    kept = folder/f"row-{plan.study}.json"
     if not kept.exists():
-        run, measure = Run(folder), STUDIES[study].measure
+        run, measure = Run(folder), STUDIES[plan.study].measure
         run.model.to(device)
-        write_result(kept, _score_run(run) | (measure(run) if measure else {}))
+        scores = _score_run(run, plan.scale.valid)
+        write_result(kept, scores | (measure(run) if measure else {}))
     return json.loads(kept.read_text(encoding="utf-8"))
 
 # %% ../nbs/07_studies.ipynb #7d4e15f0
@@ -212,7 +215,7 @@ def run_study(
     _train_all(runs, device, check)
     for (arm, seed), (_, folder) in runs.items():
         check()
-        rows.append(dict(arm=arm, seed=seed, **_measured(plan.study, folder, at)))
+        rows.append(dict(arm=arm, seed=seed, **_measured(plan, folder, at)))
     result = _about(plan, at) | _compared(plan, at) | dict(rows=rows)
     out = Path(out or Path(plan.folder)/"results")
     write_result(out/f"study-{plan.study}-{plan.size}.json", result)
