@@ -6,14 +6,14 @@ Docs: https://tinyrope.github.io/tinyrope/evidence.html.md"""
 
 # %% auto #0
 __all__ = ['CLAIMS', 'Found', 'Claim', 'claim', 'claims_table', 'evidence_table', 'draw_parts', 'read_whole', 'planned_parts',
-           'rates_table', 'value_in_words', 'differences_in_words']
+           'rates_table', 'draw_arms', 'value_in_words', 'differences_in_words']
 
 # %% ../nbs/evidence.ipynb #3e8c5b4b
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .ledger import results_folder, say
+from .ledger import mean_interval, results_folder, say
 from .plotting import PALETTE, figure, label
 from .verdicts import (MARGIN, Contrast, Tested, above_floor, contrasts, judged,
                                still_missing, verdict)
@@ -161,6 +161,31 @@ def rates_table(
         cells = [f"{tried[rate]:.3f}" if rate in tried else "" for rate in rates]
         table.append([arm, *(f"**{c}**" if r in taken else c for r, c in zip(rates, cells))])
     return _tabulated(table)
+
+# %% ../nbs/evidence.ipynb #f3b40fd1
+def _floor_line(ax, result):
+    "Draw the score of the best table of n-grams"
+    floor = min(result["floor"].values())
+    ax.axvline(floor, ls="--", c="C7", lw=.8)
+    ax.annotate("n-grams ", (floor, -.45), ha="right", va="top", fontsize=8, color="0.4", rotation=90)
+
+# %% ../nbs/evidence.ipynb #04bf5c0e
+def draw_arms(
+    ax, # axes
+    result:dict, # of a study of the programme
+    words:dict, # arm → its name in the figure
+    what:str = "bits_per_byte", # what is drawn of each row
+):
+    "Draw the arms of a study, from top to bottom"
+    for y, arm in enumerate(words):
+        rows = [row for row in result["rows"] if row["arm"] == arm and not row["tuning"]]
+        found = [row[what] for row in rows]
+        mean, half = mean_interval(found)
+        ax.plot(found, [y + .22]*len(found), "|", c="0.6", ms=5)
+        ax.errorbar(mean, y, xerr=half, fmt="o", ms=4, capsize=2, color=PALETTE[0])
+    if what == "bits_per_byte": _floor_line(ax, result)
+    ax.set_yticks(range(len(words)), words.values())
+    ax.set_ylim(len(words) - .5, -.6)
 
 # %% ../nbs/evidence.ipynb #a5df1304
 def value_in_words(
