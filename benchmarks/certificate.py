@@ -1,5 +1,5 @@
-"""How close other runtimes come to the model: `python benchmarks/certificate.py --run-c run.c`
-writes results/certificate.json.
+"""How close other runtimes come to the model: `python benchmarks/certificate.py --run-c run.c
+--runq-c runq.c` writes results/certificate.json.
 
 The bundled model is exported to every format and run by its runtime; the living page is opened in a
 browser. Each is compared with the model in PyTorch, eagerly and in fp32: the largest difference of
@@ -8,8 +8,8 @@ differ, and bits per byte. For the model itself and those in 8 bits, stories are
 temperature 0.8 with the same random numbers, and the words are counted that occur in no story of
 the corpus.
 
-llama2.c's program is compiled here from its source (https://github.com/karpathy/llama2.c, run.c)
-together with a few lines that print logits; llama.cpp needs llama-cpp-python, and the page needs
+llama2.c's programs are compiled here from their sources (https://github.com/karpathy/llama2.c, run.c,
+and runq.c for 8 bits) together with a few lines that print logits; llama.cpp needs llama-cpp-python, and the page needs
 chromium, chromedriver and selenium. What is missing is left out, with a line that says so. It takes
 half an hour or more on one core."""
 import atexit
@@ -168,8 +168,8 @@ class Page(Reader):
 
 
 def run_c(source, folder, order):
-    "The model in llama2.c's program"
-    if not source: raise ImportError("give llama2.c's run.c with --run-c")
+    "The model in one of llama2.c's programs"
+    if not source: raise ImportError("give llama2.c's run.c with --run-c, its runq.c with --runq-c")
     code, program = IN_C.format(source=Path(source).resolve()), folder/"logits"
     gcc = ["gcc", "-Ofast", "-x", "c", "-", "-o", program, "-lm"]
     subprocess.run(gcc, input=code, text=True, check=True)
@@ -202,13 +202,14 @@ def page(path):
     return Page(driver, path)
 
 
-def runtimes(run, place, source):
+def runtimes(run, place, source, source_8):
     "Builders of all runtimes, each with the file that it runs"
     found = open_llama("bundled")
     for to in ("hf", "llama2c", "gguf", "onnx"): export(found, to, place/f"{to}32")
-    for to in ("gguf", "onnx"): export(found, to, place/f"{to}8", bits=8)
+    for to in ("llama2c", "gguf", "onnx"): export(found, to, place/f"{to}8", bits=8)
     order, whole = llama2c_order(run.tokenizer), place/"hf32"/"model.safetensors"
-    theirs, compiled, half = place/"llama2c32", deepcopy(run.model), deepcopy(run.model).bfloat16()
+    theirs, theirs_8 = place/"llama2c32", place/"llama2c8"
+    compiled, half = deepcopy(run.model), deepcopy(run.model).bfloat16()
     compiled.compile(dynamic=True)
     write_page(place/"page.html", run, "the model in the package")
     gguf, onnx = ({32: place/f"{to}32"/f"model.{to}", 8: place/f"{to}8"/f"model-q8.{to}"}
@@ -219,6 +220,7 @@ def runtimes(run, place, source):
             "PyTorch, bf16": (whole, partial(Whole, half)),
             "Hugging Face transformers": (whole, partial(hugging_face, place/"hf32")),
             "llama2.c": (theirs/"model.bin", partial(run_c, source, theirs, order)),
+            "llama2.c in 8 bits": (theirs_8/"model.bin", partial(run_c, source_8, theirs_8, order)),
             "GGUF, llama.cpp": (gguf[32], partial(llama_cpp, gguf[32], run)),
             "GGUF in 8 bits, llama.cpp": (gguf[8], partial(llama_cpp, gguf[8], run)),
             "ONNX, onnxruntime": (onnx[32], partial(Onnx, onnx[32])),
@@ -325,15 +327,18 @@ def added(path, result, order):
 def main():
     p = parser(__doc__, "results/certificate.json")
     p.add_argument("--run-c", metavar="PATH", help="llama2.c's run.c")
+    p.add_argument("--runq-c", metavar="PATH", help="llama2.c's runq.c")
     p.add_argument("--only", nargs="+", metavar="PART",
                    help="measure what has one of these in its name, and keep the other rows")
     a = p.parse_args()
     torch.set_num_threads(1)
     run = Run("bundled")
     with tempfile.TemporaryDirectory() as place:
-        found = runtimes(run, Path(place), a.run_c)
+        found = runtimes(run, Path(place), a.run_c, a.runq_c)
         rows, browser = measure(found, choose(found, a.only), run)
-    command = "python benchmarks/certificate.py" + (" --run-c run.c" if a.run_c else "")
+    command = "python benchmarks/certificate.py"
+    for name, given in {"run": a.run_c, "runq": a.runq_c}.items():
+        if given: command += f" --{name}-c {name}.c"
     facts = dict(stories=STORIES, prompts=PROMPTS, new_tokens=NEW, told=TOLD,
                  temperature=TEMPERATURE, browser=browser)
     result = provenance(command, *PACKAGES, **facts,

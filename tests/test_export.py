@@ -1,16 +1,25 @@
-"""A model taken elsewhere gives what it gives here; and llama.cpp itself runs it where it is."""
+"""A model taken elsewhere gives what it gives here; llama.cpp and llama2.c run it where they are.
+
+TINYROPE_LLAMA2C=FOLDER names a copy of https://github.com/karpathy/llama2.c."""
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from certificate import llama_cpp
+from certificate import llama_cpp, run_c
 from conftest import ROOT
 from tinyrope.checkpoint import Run
 from tinyrope.corpora import load_stories
 from tinyrope.export import load_hf, load_llama2c, write_hf
+from tinyrope.llama2c import llama2c_order
+from tinyrope.metrics import evaluate_stories
 from tinyrope.model import SIZES, Transformer, generate_tokens
 from tinyrope.store import EOT
+
+LLAMA2C = os.environ.get("TINYROPE_LLAMA2C")
 
 @pytest.mark.parametrize("bits, within", [(32, 1e-3), (8, 1.)])
 def test_llama_cpp_gives_the_logits_of_the_model(tmp_path, bits, within):
@@ -23,6 +32,24 @@ def test_llama_cpp_gives_the_logits_of_the_model(tmp_path, bits, within):
     found = llama_cpp(tmp_path/"model.gguf", run).logits(ids)
     with torch.no_grad(): ours = run.model(torch.tensor([ids]))[0].numpy()
     assert np.abs(found - ours).max() < within
+
+
+@pytest.mark.skipif(not LLAMA2C, reason="give TINYROPE_LLAMA2C, a copy of llama2.c")
+@pytest.mark.parametrize("bits, name, within", [(32, "run.c", 1e-3), (8, "runq.c", 2.)])
+def test_llama2c_gives_the_logits_of_the_model_and_tells_a_story(tmp_path, bits, name, within):
+    "Compiled with a few lines that print logits, and as it is; the model itself scores the story"
+    from tinyrope.runtimes import export, open_llama
+    run, source = Run("bundled"), Path(LLAMA2C)/name
+    export(open_llama("bundled"), "llama2c", tmp_path, bits)
+    ids = [run.tokenizer.token_to_id(EOT), *run.tokenizer.encode(load_stories("valid")[0]).ids]
+    found = run_c(source, tmp_path, llama2c_order(run.tokenizer)).logits(ids)
+    with torch.no_grad(): ours = run.model(torch.tensor([ids]))[0].numpy()
+    assert np.abs(found - ours).max() < within
+    subprocess.run(["gcc", "-O3", source, "-o", tmp_path/"told", "-lm"], check=True)
+    command = [tmp_path/"told", "model.bin", "-z", "tokenizer.bin", "-t", "0", "-n", "150"]
+    told = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    score = evaluate_stories(run.model, run.tokenizer, [told.strip()])
+    assert len(told) > 300 and score["bits_per_byte"] < .6
 
 
 def test_a_tokenizer_with_other_marks_keeps_its_numbers(tmp_path):

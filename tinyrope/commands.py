@@ -355,7 +355,7 @@ def export_command(
     model:Text, # a run folder, 'bundled', a llama2.c .bin file, or a Hugging Face folder
     to:Text = "hf", # hf, llama2c, gguf or onnx
     out:Text = None, # an empty or new folder (default: the format, in exports/)
-    bits:whole(8, 32) = 32, # of the weights: 32, or 8 for gguf and onnx
+    bits:whole(8, 32) = 32, # of the weights: 32, or 8 for llama2c, gguf and onnx
     tokenizer:Text = None, # the tokenizer of a llama2.c model, e.g. tok512.bin
     push:Text = None, # OWNER/NAME: upload a Hugging Face folder to the hub
 ):
