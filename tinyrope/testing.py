@@ -90,7 +90,7 @@ def _definitions() -> dict: # name → list of (where it is, its syntax tree, it
         for node in ast.parse("\n".join(lines)).body:
             if not hasattr(node, "name"): continue
             source = "\n".join(lines[node.lineno - 1:node.end_lineno])
-            place = f"tinyrope.{module.stem}.{node.name}"
+            place = f"tinyrope/{module.name}#L{node.lineno}"
             found.setdefault(node.name, []).append((place, node, source))
     return found
 
@@ -163,7 +163,7 @@ def fields_of(
 
 # %% ../nbs/testing.ipynb #4bc84754
 def _place_of(symbol, source) -> str|None:
-    "Find the module and name of what has this source in the package"
+    "Find the file and line of what has this source in the package"
     known = _definitions().get(getattr(symbol, "__name__", ""), [])
     return next((place for place, _, found in known if source.rstrip().endswith(found)), None)
 
@@ -177,9 +177,11 @@ def as_written(
     page = BasicMarkdownRenderer(symbol, **options)
     try: source = _source_of(symbol)
     except (LookupError, OSError, TypeError): return page           # not written in this package
-    page.fn = _place_of(symbol, source) or page.fn
     page.dm = signature(source)
     parts = re.split("(`[^`]*`)", page.docs)                        # what is no code, and what is
     page.docs = "".join(p if p.startswith("`") else p.replace("--", r"\-\-") for p in parts)
     if is_dataclass(symbol): page.docs += "\n\n" + fields_of(source)
+    place, shown = _place_of(symbol, source), page._repr_markdown_
+    def linked(): return re.sub(r"tinyrope/\w+\.py#L\w+", place, shown(), count=1)
+    if place: page._repr_markdown_ = linked
     return page
