@@ -214,8 +214,10 @@ local function fold(cell)
   if not code or code.t ~= "CodeBlock" or not code.classes:includes("cell-code") then return nil end
   local drawn = cell.identifier:match("^cell%-fig%-") and not code.attributes["code-fold"]
   local summary = imports_only(code.text) and "Imports" or drawn and "Code of the figure"
-  if not summary then return nil end
-  code.attributes["code-fold"], code.attributes["code-summary"] = "true", summary
+  if summary then code.attributes["code-fold"], code.attributes["code-summary"] = "true", summary
+  elseif code.attributes["code-summary"] == "Exported source" then
+    code.attributes["code-summary"] = "Source"
+  else return nil end
   return cell
 end
 
