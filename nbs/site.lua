@@ -165,7 +165,26 @@ local function each_cell(bodies, act)
   end
 end
 
+-- Columns of numbers end at the right, so that their digits stand below each other
+local function is_number(text)
+  local plain_text = text:gsub("[\xc2-\xf4][\x80-\xbf]+", "")           -- ×, ±, − and the like
+  return plain_text:match("%d") and not plain_text:match("[^%d%s.,%%+/%[%]()-]")
+end
+
+local function numbers_right(grid)
+  local numeric, specs = {}, grid.colspecs
+  each_cell(grid.bodies, function(cell, i)
+    local text = pandoc.utils.stringify(cell.contents)
+    if text ~= "" and numeric[i] ~= false then numeric[i] = is_number(text) and true or false end
+  end)
+  for i, spec in ipairs(specs) do
+    if i > 1 and numeric[i] and spec[1] == "AlignDefault" then spec[1] = "AlignRight" end
+  end
+  grid.colspecs = specs
+end
+
 local function readable(grid)
+  numbers_right(grid)
   local bodies, columns, longest = grid.bodies, names_of_columns(grid), -1
   each_cell(bodies, function(cell, i) longest = math.max(longest, i > 1 and length(cell) or 0) end)
   if longest < 0 then return {} end                 -- nothing below the head
@@ -195,18 +214,39 @@ local function fold(cell)
   if not code or code.t ~= "CodeBlock" or not code.classes:includes("cell-code") then return nil end
   local drawn = cell.identifier:match("^cell%-fig%-") and not code.attributes["code-fold"]
   local summary = imports_only(code.text) and "Imports" or drawn and "Code of the figure"
-  if not summary then return nil end
-  code.attributes["code-fold"], code.attributes["code-summary"] = "true", summary
+  if summary then code.attributes["code-fold"], code.attributes["code-summary"] = "true", summary
+  elseif code.attributes["code-summary"] == "Exported source" then
+    code.attributes["code-summary"] = "Source"
+  else return nil end
   return cell
 end
 
+-- Folded cells that follow each other and show nothing are one
+local function folded(cell)
+  local code = cell and cell.t == "Div" and cell.classes:includes("cell") and cell.content[1]
+  return code and code.t == "CodeBlock" and code.attributes["code-fold"] == "true" and code
+end
+
+local function joined(before, cell)
+  local first, second = folded(before), folded(cell)
+  if not first or not second or #before.content > 1 then return false end
+  if first.attributes["code-summary"] ~= second.attributes["code-summary"] then return false end
+  second.text = first.text .. "\n\n" .. second.text
+  return true
+end
+
 -- nbdev links names of the library, in the text of a link too: [[`name`](its page)](the link),
--- and private names, which have no place on a page
+-- private names, which have no place on a page, and of two with one name always the same
+local here                                          -- the anchors of this page
+
 local function mended(link)
   local first, code = link.content[1], link.content[2]
   local nested = code and code.t == "Code" and first.t == "Str" and first.text == "["
   if nested then link.content = {code} end
   link.target = nearby(link.target)
+  local anchor = link.target:match("#([%w_]+)$")
+  local said = #link.content == 1 and link.content[1].t == "Code" and link.content[1].text:lower()
+  if here[anchor] and said == anchor then link.target = "#" .. anchor end
   local private = link.target:match("#_") and not link.target:match("://")
   return private and link.content or link
 end
@@ -224,9 +264,26 @@ local function open_below(blocks, i, name)
   return false
 end
 
+-- nbdev emphasises the first line of a docstring, not its first sentence: all of it is meant
+local function emphasised(para)
+  if para.t ~= "Para" or #para.content < 2 or para.content[1].t ~= "Emph" then return para end
+  local inlines = pandoc.Inlines(para.content[1].content)
+  for i = 2, #para.content do inlines:insert(para.content[i]) end
+  return pandoc.Para{pandoc.Emph(inlines)}
+end
+
+-- Is this block the docstring of a function: below its heading, or below its signature?
+local function is_docstring(blocks, i)
+  local j = i > 1 and blocks[i-1].t == "CodeBlock" and i - 2 or i - 1
+  local source = j > 1 and blocks[j].t == "Header" and blocks[j-1].t == "Para" and blocks[j-1].content[1]
+  return source and source.t == "Link" and pandoc.utils.stringify(source) == "source"
+end
+
 local function once(blocks)
   local kept = pandoc.Blocks{}
   for i, block in ipairs(blocks) do
+    if is_docstring(blocks, i) then block = emphasised(block) end
+    if joined(kept[#kept], block) then kept:remove() end
     local code = block.t == "CodeBlock" and i > 1 and blocks[i-1].t == "Header" and block.text
     local name = code and (code:match("^def [%w_]+") or code:match("^class [%w_]+"))
     if not (name and open_below(blocks, i, name)) then kept:insert(block) end
@@ -250,7 +307,8 @@ end
 function Pandoc(doc)
   if not FORMAT:match("html") then return nil end
   terms, names = glossary()
-  known, seen = papers(), {}
+  known, seen, here = papers(), {}, {}
+  doc:walk{Header = function(header) here[header.identifier] = true end}
   visit(doc.blocks)
   doc.meta = own_scripts(doc.meta)
   return doc:walk{

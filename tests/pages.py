@@ -27,7 +27,7 @@ class Page(HTMLParser):
         name = given.get("id")
         if name in self.ids and name and tag not in ("link", "script"): self.twice.add(name)
         self.ids.add(name)
-        if tag == "a": self.links.append(given.get("href") or given.get("xlink:href") or "")
+        if tag == "a": self.links.append(given.get("href") or "")
         if tag == "img" and given.get("alt") is None: self.mute.append(given.get("src"))
         if given.get("class") == "term": self.explained.append(given["aria-description"])
 

@@ -64,8 +64,8 @@ def render():
             if "image/png" in data:
                 pictures[FIGURE] = base64.b64decode(data["image/png"])
                 parts.append(figure(cell))
-            if "<svg " in (drawing := "".join(data.get("text/html", ""))):
-                pictures[MAP] = drawing.encode()
+            for drawing in re.findall("(?s)<svg .*</svg>", "".join(data.get("text/html", ""))):
+                pictures[MAP] = f"{drawing}\n".encode()
                 parts.append(linked(drawing))
     return "\n\n".join(parts) + "\n", pictures
 

@@ -361,8 +361,15 @@ def test_pages_explain_what_the_glossary_does():
     ("::: {#cell-fig-x .cell}\n``` {.python .cell-code}\nplot(x)\n```\n:::", "Code of the figure"),
     ("::: {.cell}\n``` {.python .cell-code}\nimport a\nfrom b import (c,\n  d)\n```\n:::",
      "Imports"),
+    ("| a | b |\n|---|---|\n| x | −1.5 ± 0.2 % |", '<td style="text-align: right;">−1.5 ± 0.2 %</td>'),
+    ("| a | b |\n|---|---|\n| x | 1 of 2 |", "<td>1 of 2</td>"),
+    ("[source](a.py)\n\n### f\n\n*Return it. Raises* an error", "<em>Return it. Raises an error</em>"),
+    ("### Study\n\n[`Study`](https://tinyrope.github.io/tinyrope/programme.html#study)",
+     '<a href="#study"><code>Study</code></a>'),
+    ("::: {.cell}\n``` {.cell-code code-fold=show code-summary=\"Exported source\"}\nx\n```\n:::",
+     'code-summary="Source"'),
 ], ids=["nested link", "link inside", "paper", "cell of a table", "name of a column", "private name",
-        "plotting", "imports"])
+        "plotting", "imports", "numbers", "no numbers", "docstring", "name of the page", "source"])
 def test_the_filter_changes_pages(source, html):
     "One example of each thing that it does"
     assert html in filtered(source)
@@ -374,10 +381,12 @@ LOADS = '---\nheader-includes: |\n  ```{=html}\n  <script src="require.min.js"><
 
 @pytest.mark.skipif(not newest(PANDOC), reason="needs Pandoc 3.1.1, or Quarto")
 def test_what_a_page_does_not_need_is_left_out():
-    "A signature above its open source, a table without rows, libraries from elsewhere"
+    "A signature above its open source, folds one after another, a table without rows, libraries"
     said = "### f\n\n``` python\ndef f(\n  x,\n)\n```\n\n*Return it*\n\n"
     assert filtered(said + SOURCE.format("show")).count("<pre") == 1
     assert filtered(said + SOURCE.format("true")).count("<pre") == 2
+    assert filtered("\n\n".join([SOURCE.format("true")]*3)).count("<pre") == 1
+    assert filtered("\n\n".join([SOURCE.format("show")]*3)).count("<pre") == 3
     assert "<table" not in filtered("| field | default |\n|---|---|\n")
     assert "require" not in filtered(LOADS + "Text", "--standalone")
     assert "other.js" in filtered(LOADS.replace("require.min", "other") + "Text", "--standalone")

@@ -17,6 +17,7 @@ import re
 import textwrap
 import tokenize
 from dataclasses import is_dataclass
+from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 
@@ -79,16 +80,28 @@ class OpenInColab:
         link = f'{{text: Open in Colab, icon: journal-code, href: "{_COLAB}{path.name}"}}'
         front.source = front.source.replace("---\n", f"---\ncode-links: [{link}]\n", 1)
 
+# %% ../nbs/testing.ipynb #a470c52d
+@lru_cache
+def _definitions() -> dict: # name → list of (where it is, its syntax tree, its source)
+    "Find the functions and classes of the package, of which some have the same name"
+    found = {}
+    for module in sorted(Path(tinyrope.__file__).parent.glob("*.py")):
+        lines = module.read_text(encoding="utf-8").splitlines()
+        for node in ast.parse("\n".join(lines)).body:
+            if not hasattr(node, "name"): continue
+            source = "\n".join(lines[node.lineno - 1:node.end_lineno])
+            place = f"tinyrope/{module.name}#L{node.lineno}"
+            found.setdefault(node.name, []).append((place, node, source))
+    return found
+
 # %% ../nbs/testing.ipynb #258ae9ad
 def _source_of(symbol) -> str:
     "Find the source of a function or class. Raises LookupError for a class that no module here defines"
     if not inspect.isclass(symbol):
         return textwrap.dedent(inspect.getsource(inspect.unwrap(symbol)))
-    for module in sorted(Path(tinyrope.__file__).parent.glob("*.py")):
-        lines = module.read_text(encoding="utf-8").splitlines()
-        for node in ast.parse("\n".join(lines)).body:
-            if isinstance(node, ast.ClassDef) and node.name == symbol.__name__:
-                return "\n".join(lines[node.lineno - 1:node.end_lineno])
+    for _, node, source in _definitions().get(symbol.__name__, []):
+        fields = [n.target.id for n in getattr(node, "body", ()) if isinstance(n, ast.AnnAssign)]
+        if fields == list(inspect.get_annotations(symbol)): return source
     raise LookupError(f"no module of the package defines the class {symbol.__name__}")
 
 # %% ../nbs/testing.ipynb #0e3d1792
@@ -148,6 +161,12 @@ def fields_of(
         if isinstance(node, ast.AnnAssign): rows.append(_field_row(node, source, comments))
     return "\n".join(rows)
 
+# %% ../nbs/testing.ipynb #4bc84754
+def _place_of(symbol, source) -> str|None:
+    "Find the file and line of what has this source in the package"
+    known = _definitions().get(getattr(symbol, "__name__", ""), [])
+    return next((place for place, _, found in known if source.rstrip().endswith(found)), None)
+
 # %% ../nbs/testing.ipynb #0e8eebd2
 def as_written(
     symbol, # what is documented
@@ -162,4 +181,7 @@ def as_written(
     parts = re.split("(`[^`]*`)", page.docs)                        # what is no code, and what is
     page.docs = "".join(p if p.startswith("`") else p.replace("--", r"\-\-") for p in parts)
     if is_dataclass(symbol): page.docs += "\n\n" + fields_of(source)
+    place, shown = _place_of(symbol, source), page._repr_markdown_
+    def linked(): return re.sub(r"tinyrope/\w+\.py#L\w+", place, shown(), count=1)
+    if place: page._repr_markdown_ = linked
     return page
