@@ -8,6 +8,8 @@ Docs: https://tinyrope.github.io/tinyrope/plotting.html.md"""
 __all__ = ['PALETTE', 'WEIGHTS', 'SIGNED', 'STYLE', 'figure', 'label', 'heatmap', 'band', 'canvas', 'box', 'arrow', 'note']
 
 # %% ../nbs/plotting.ipynb #1b55c223
+import sys
+
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
@@ -25,6 +27,14 @@ STYLE = {"figure.dpi": 110, "figure.constrained_layout.use": True, "savefig.bbox
          "axes.prop_cycle": plt.cycler(color=PALETTE), "xtick.labelsize": 9, "ytick.labelsize": 9,
          "legend.frameon": False, "legend.fontsize": 9}
 
+# %% ../nbs/plotting.ipynb #5cd8dd63
+def _sharp_in_notebooks():
+    "Ask IPython for figures of double density, if it runs and shows the usual PNG"
+    shell = "IPython" in sys.modules and sys.modules["IPython"].get_ipython()
+    if not shell: return
+    from matplotlib_inline.backend_inline import InlineBackend, set_matplotlib_formats
+    if InlineBackend.instance(parent=shell).figure_formats == {"png"}: set_matplotlib_formats("retina")
+
 # %% ../nbs/plotting.ipynb #4130ce28
 def figure(
     rows:int = 1, # panels down
@@ -34,6 +44,7 @@ def figure(
 ): # what `plt.subplots` returns: the figure, and one axes or an array of them
     "Open a figure of `rows` × `cols` panels in the house style"
     plt.rcParams.update(STYLE)
+    _sharp_in_notebooks()
     return plt.subplots(rows, cols, figsize=(size[0]*cols, size[1]*rows), **kwargs)
 
 # %% ../nbs/plotting.ipynb #2123985f
