@@ -7,7 +7,7 @@ Docs: https://tinyrope.github.io/tinyrope/programme.html.md"""
 # %% auto #0
 __all__ = ['SCALES', 'BASE', 'STUDIES', 'TUNING_SEED', 'Scale', 'stories_at', 'file_of', 'shared_tokenizer', 'Arm', 'Part',
            'Study', 'study', 'measure_with', 'Task', 'chosen_rate', 'beyond_edge', 'open_tasks', 'score_run',
-           'Programme', 'run_programme', 'plan', 'plan_table']
+           'validation_file', 'Programme', 'run_programme', 'plan', 'plan_table']
 
 # %% ../nbs/07b_programme.ipynb #f47eeae6
 import contextlib
@@ -94,7 +94,7 @@ class Arm:
     seeds:int = 5                               # runs
     tuned:bool = False                          # are learning rates tried first?
     rates_of:str|None = None        # arm whose chosen rates it takes; None: its own
-    text:Callable|None = None       # `Scale`, seed → file of stories; None: the embedded ones
+    text:Callable|None = None       # `Scale`, seed → file of stories, with its `validation_file`
     direct:Callable|None = None     # `Scale`, settings → row, for what is no usual run
     steps:int|None = None           # expected steps, where `changes` do not say
 
@@ -263,12 +263,20 @@ def _with_text(arm, settings, scale, seed):
     shared_tokenizer(scale)
     if scale.valid: settings = settings | dict(valid=str(_few_stories(scale)))
     if not arm.text: return settings
-    return settings | dict(corpus=str(arm.text(scale, seed)), max_stories=None)
+    text = Path(arm.text(scale, seed))
+    return settings | dict(corpus=str(text), valid=str(validation_file(text)), max_stories=None)
 
 def _few_stories(scale):
     "Write the validation stories of a size that does not use all"
     def make(): return f"\n{EOT}\n".join(stories_at(scale, "valid"))
     return write_shared(file_of(scale, "valid.txt"), make)
+
+# %% ../nbs/07b_programme.ipynb #148a5284
+def validation_file(
+    text:Path, # file of training texts
+) -> Path: # of the texts for validation
+    "Name the file that lies beside a training text"
+    return text.with_name(f"{text.stem}-valid{text.suffix}")
 
 # %% ../nbs/07b_programme.ipynb #49870318
 def _train_task(task, scale, folder):

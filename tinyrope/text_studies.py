@@ -11,6 +11,7 @@ __all__ = ['LEVELS', 'CANARIES', 'write_text', 'drawn', 'Share', 'fit_power_law'
 # %% ../nbs/07c_text_studies.ipynb #537fabcd
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from .metrics import NgramTable, evaluate_ngrams, evaluate_stories, ngram_floor,
 from .model import generate_tokens
 from .prepare import prepare
 from .programme import (BASE, Arm, Part, Scale, file_of, shared_tokenizer, stories_at,
-                                study)
+                                study, validation_file)
 from .store import EOT, write_shared
 from .studies import ORIGINAL
 from .train import configure, make_trainer
@@ -33,16 +34,17 @@ from .train import configure, make_trainer
 def write_text(
     scale:Scale, # the size
     name:str, # of the file, without .txt
-    texts:list, # training texts, in order, at least 24
-    held = None, # texts for validation; None: the embedded validation stories
-): # path of the file
-    "Write a training text, with validation texts at every 25th place"
-    others = cycle(held or load_stories("valid"))
-    def make():
-        cut = [texts[i:i+24] for i in range(0, len(texts), 24)]
-        parts = [[*part, next(others)] if len(part) == 24 else part for part in cut]
-        return f"\n{EOT}\n".join(t for part in parts for t in part)
-    return write_shared(file_of(scale, f"{name}.txt"), make)
+    texts:list, # training texts, in order
+    held:list|None = None, # texts for validation; None: the embedded validation stories
+) -> Path: # of the training texts
+    "Write training texts, and texts for validation. Raises ValueError if one is among both"
+    scored, path = stories_at(scale, "valid"), file_of(scale, f"{name}.txt")
+    held = held or scored
+    if both := {*texts} & {*held, *scored}:
+        raise ValueError(f"{len(both)} texts would be trained on and scored, such as {min(both)!r}")
+    for file, part in ((validation_file(path), held), (path, texts)):
+        write_shared(file, partial(f"\n{EOT}\n".join, part))
+    return path
 
 # %% ../nbs/07c_text_studies.ipynb #27eef93c
 def drawn(
