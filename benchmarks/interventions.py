@@ -27,6 +27,7 @@ DIGITS = 4
 def plain(x):
     "Nested dictionaries of arrays as JSON has them; None where there is no value"
     if isinstance(x, dict): return {name: plain(value) for name, value in x.items()}
+    if isinstance(x, tuple): return [*x]                    # of words
     x = np.asarray(x, dtype=float)
     return np.where(np.isnan(x), None, x).tolist()
 
@@ -52,7 +53,9 @@ def columns(run):
     tokens, found = read(run, SETTINGS["searched_stories"], SETTINGS["length"]), {}
     for kind in PARTNERS:
         pairs = name_partners(run.tokenizer, tokens, kind)
-        found[kind] = dict(weight=measure_columns(run.model, tokens, pairs),
+        _, names, partners = zip(*pairs.values())
+        found[kind] = dict(names=names, partners=partners,
+                           weight=measure_columns(run.model, tokens, pairs),
                            blocked=measure_blocking(run.model, tokens, pairs))
     return found
 

@@ -145,7 +145,7 @@ end
 
 -- On a phone, tables of texts are read row by row, each cell below the name of its column;
 -- in wide tables, cells that hold sentences keep a width at which they can be read
-local MOST_STACKED, TEXT, SENTENCE = 4, 30, 60      -- columns, characters, characters
+local MOST_STACKED, TEXT, SENTENCE = 6, 30, 60      -- columns, characters, characters
 
 local function length(cell) return #pandoc.utils.stringify(cell.contents) end
 
@@ -183,14 +183,32 @@ local function numbers_right(grid)
   grid.colspecs = specs
 end
 
+-- A column that says nothing, such as the defaults of fields that have none, is left out
+local function without_empty(grid)
+  local said, specs, head, bodies = {}, grid.colspecs, grid.head, grid.bodies
+  each_cell(bodies, function(cell, i) said[i] = said[i] or #cell.contents > 0 end)
+  for i = #specs, 2, -1 do
+    if said[i] == false then
+      specs:remove(i)
+      for _, row in ipairs(head.rows) do row.cells:remove(i) end
+      for _, body in ipairs(bodies) do
+        for _, row in ipairs(body.body) do row.cells:remove(i) end
+      end
+    end
+  end
+  grid.colspecs, grid.head, grid.bodies = specs, head, bodies
+end
+
 local function readable(grid)
+  without_empty(grid)
   numbers_right(grid)
   local bodies, columns, longest = grid.bodies, names_of_columns(grid), -1
   each_cell(bodies, function(cell, i) longest = math.max(longest, i > 1 and length(cell) or 0) end)
   if longest < 0 then return {} end                 -- nothing below the head
   local stacked = #grid.colspecs <= MOST_STACKED and longest > TEXT
   each_cell(bodies, function(cell, i)
-    local long, named = length(cell) > SENTENCE, i > 1 and #cell.contents > 0
+    local long = length(cell) > SENTENCE
+    local named = i > 1 and #cell.contents > 0 and #grid.colspecs > 2
     local column = stacked and {{"column", named and columns[i] or ""}} or {}
     local attributes = pandoc.Attr("", long and {"sentence"} or {}, column)
     if stacked or long then cell.contents = {pandoc.Div(cell.contents, attributes)} end
@@ -209,15 +227,37 @@ local function imports_only(code)
   return true
 end
 
+-- What the solution of an exercise prints gives the answer away, so it is folded too
+local function hide_answer(cell)
+  if #cell.content < 2 then return end
+  cell.content:insert(2, pandoc.RawBlock("html", "<details><summary>What it gives</summary>"))
+  cell.content:insert(pandoc.RawBlock("html", "</details>"))
+end
+
+-- Does a text that was printed stand in columns?
+local function in_columns(text)
+  local rows = 0
+  for line in text:gmatch("[^\n]+") do
+    if line:match("%S  +%S") then rows = rows + 1 end
+  end
+  return rows > 1
+end
+
 local function fold(cell)
   local code = cell.content[1]
-  if not code or code.t ~= "CodeBlock" or not code.classes:includes("cell-code") then return nil end
+  if not code or code.t ~= "CodeBlock" then return nil end
+  if cell.classes:includes("cell-output") and in_columns(code.text) then
+    cell.classes:insert("aligned")
+    return cell
+  end
+  if not code.classes:includes("cell-code") then return nil end
+  if code.attributes["code-summary"] == "Solution" then hide_answer(cell) end
   local drawn = cell.identifier:match("^cell%-fig%-") and not code.attributes["code-fold"]
   local summary = imports_only(code.text) and "Imports" or drawn and "Code of the figure"
   if summary then code.attributes["code-fold"], code.attributes["code-summary"] = "true", summary
   elseif code.attributes["code-summary"] == "Exported source" then
     code.attributes["code-summary"] = "Source"
-  else return nil end
+  end
   return cell
 end
 
@@ -291,6 +331,31 @@ local function once(blocks)
   return kept
 end
 
+-- A number stays on the line of its sign: "± 0.1", "5 %"
+local function kept_together(inlines)
+  for i = 2, #inlines - 1 do
+    local before, after = inlines[i-1].text or "", inlines[i+1].text or ""
+    local with_sign = before == "±" or after == "±" or before:match("%d$") and after:match("^%%")
+    if inlines[i].t == "Space" and with_sign then inlines[i] = pandoc.Str("\u{a0}") end
+  end
+  return inlines
+end
+
+-- Figures of one panel fit the width of a phone, wider ones scroll; short code is not broken
+local ONE_PANEL, SHORT = 720, 22                    -- pixels, characters
+
+local function image(img)
+  img.src = nearby(img.src)
+  local width = tonumber((img.attributes.width or ""):match("^%d+"))
+  if width and width <= ONE_PANEL then img.classes:insert("one-panel") end
+  return img
+end
+
+local function short(code)
+  if #code.text <= SHORT then code.classes:insert("short") end
+  return code
+end
+
 -- Quarto loads two libraries from elsewhere for outputs in HTML, and none of ours needs them
 local function own_scripts(meta)
   local heads = meta["header-includes"]
@@ -316,6 +381,8 @@ function Pandoc(doc)
     Div = fold,
     Table = readable,
     Link = mended,
-    Image = function(image) image.src = nearby(image.src); return image end,
+    Inlines = kept_together,
+    Image = image,
+    Code = short,
   }
 end

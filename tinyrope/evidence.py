@@ -62,7 +62,7 @@ def claims_table(
     base:str = "", # comes before the links
 ) -> str: # markdown
     "Tabulate the claims: what the write-up says, the verdict, and what was found"
-    rows = [["", "the write-up says", "verdict", "what was found"]]
+    rows = [["no.", "the write-up says", "verdict", "what was found"]]
     for number, c in sorted(CLAIMS.items()):
         found = c.find()
         word = verdict(found.parts)
@@ -132,20 +132,31 @@ def read_whole(
 
 # %% ../nbs/evidence.ipynb #46f69ed9
 _UNITS = {"bits_per_byte": "bits per byte", "web_bits_per_byte": "bits per byte of web text",
-          "previous": "share of the weight", "early": "nats per token", "gap": "bits per byte",
+          "previous": "share of the weight", "sense": "share right", "early": "nats per token", "gap": "bits per byte",
           "auc": "area under the curve", "gain_1": "bits per byte", "gain_64": "bits per byte",
           "recited_64": "tokens"}
+
+# %% ../nbs/evidence.ipynb #4e340c59
+def _guessed(result, part, chance=.5, least=.02):
+    "The part of a study, undecided, if it is about sense and both of its arms guess; otherwise None"
+    p = result["parts"][part]
+    if p["what"] != "sense": return None
+    rows = [r for r in result["rows"] if r["arm"] in (p["arm"], p["reference"]) and not r["tuning"]]
+    means = [mean_interval([r["sense"] for r in rows if r["arm"] == arm])[0]
+             for arm in (p["arm"], p["reference"])]
+    return None if max(means) >= chance + least else Tested(None, "both models guess")
 
 # %% ../nbs/evidence.ipynb #f614c58b
 def planned_parts(
     name:str, # of a study of the programme
     planned:tuple, # names of its planned parts
 ) -> dict: # part, in words → `Tested`
-    "Take the parts of a claim from a study: its comparisons, or why there are none yet"
+    "Take parts of a claim from a study: its comparisons, or why there are none yet"
     r, why = read_whole(name)
     if why: return {k.replace("_", " "): Tested(None, why) for k in planned}
-    return {k.replace("_", " "): Tested(c, _UNITS[r["parts"][k]["what"]], "seeds")
-            for k, c in contrasts(r).items()}
+    found = contrasts(r)
+    return {k.replace("_", " "): _guessed(r, k) or
+            Tested(found[k], _UNITS[r["parts"][k]["what"]], "seeds") for k in planned}
 
 # %% ../nbs/evidence.ipynb #f0c618f9
 def rates_table(
@@ -163,9 +174,12 @@ def rates_table(
     return _tabulated(table)
 
 # %% ../nbs/evidence.ipynb #f3b40fd1
-def _floor_line(ax, result):
-    "Draw the score of the best table of n-grams"
-    floor = min(result["floor"].values())
+def _floor_line(ax, result, what):
+    "Draw the score of the best table of n-grams, if the measure is a loss"
+    floors = dict(bits_per_byte=result["floor"],
+                  web_bits_per_byte=result.get("together", {}).get("web_floor"))
+    if not floors.get(what): return
+    floor = min(floors[what].values())
     ax.axvline(floor, ls="--", c="C7", lw=.8)
     ax.annotate("n-grams ", (floor, -.45), ha="right", va="top", fontsize=8, color="0.4", rotation=90)
 
@@ -183,7 +197,7 @@ def draw_arms(
         mean, half = mean_interval(found)
         ax.plot(found, [y + .22]*len(found), "|", c="0.6", ms=5)
         ax.errorbar(mean, y, xerr=half, fmt="o", ms=4, capsize=2, color=PALETTE[0])
-    if what == "bits_per_byte": _floor_line(ax, result)
+    _floor_line(ax, result, what)
     ax.set_yticks(range(len(words)), words.values())
     ax.set_ylim(len(words) - .5, -.6)
 

@@ -21,6 +21,7 @@ from .parts import register
 from .programme import BASE, Arm, Part, study
 from .speed import decoding_speed
 from .studies import ORIGINAL
+from .text_studies import score_probes
 from .train import configure
 
 # %% ../nbs/07d_shape_studies.ipynb #5b538ae7
@@ -93,18 +94,21 @@ def at_depth(
     return dict(n_layers=n_layers, dim=dim, hidden_dim=min(range(4, 8*dim, 4), key=exact))
 
 # %% ../nbs/07d_shape_studies.ipynb #7c9534e2
-@study("layers", 8, "Is deeper better than wider at the same size?", parts=dict(
-    four_beat_two=Part("base", "2 layers", "lower", .01),
-    eight_beat_four=Part("8 layers", "base", "lower", .01),
-    sixteen_beat_four=Part("16 layers", "base", "lower", .01),
-    four_beat_two_in_all=Part("base", "2 layers in all", "lower", .01),
-    sixteen_beat_four_in_all=Part("16 layers in all", "base", "lower", .01)))
+@study("layers", 8, "Is deeper better than wider at the same size?", measures=(score_probes,),
+       parts=dict(
+           four_beat_two=Part("base", "2 layers", "lower", .01),
+           eight_beat_four=Part("8 layers", "base", "lower", .01),
+           sixteen_beat_four=Part("16 layers", "base", "lower", .01),
+           four_beat_two_in_all=Part("base", "2 layers in all", "lower", .01),
+           sixteen_beat_four_in_all=Part("16 layers in all", "base", "lower", .01),
+           four_beat_two_at_sense=Part("base", "2 layers", "higher", .02, "sense"),
+           sixteen_beat_four_at_sense=Part("16 layers", "base", "higher", .02, "sense")))
 def _depths(scale):
     "Depths at equal size outside the embedding and in all, and numbers of heads"
     c = configure("laptop", **scale.base)[0]
-    def arm(n, embedding, seeds=5): return Arm(at_depth(c, n, embedding), seeds, True)
+    def arm(n, embedding): return Arm(at_depth(c, n, embedding), 5, True)
     depths = {f"{n} layers": arm(n, False) for n in (2, 8, 16)}
-    in_all = {f"{n} layers in all": arm(n, True, 3) for n in (2, 16)}
+    in_all = {f"{n} layers in all": arm(n, True) for n in (2, 16)}
     heads = {k: Arm(dict(n_heads=n), 3, True) for k, n in (("1 head", 1), ("4 heads", 4))}
     return {"base": BASE} | depths | in_all | heads | {"8 heads": _eight_heads(8)}
 
@@ -112,13 +116,13 @@ def _depths(scale):
 @lru_cache
 def _eight_heads(kv, c=None):
     "An arm with eight query heads, and so many of keys and values"
-    if kv == 8: return Arm(dict(n_heads=8), 5, True)
+    if kv == 8: return Arm(dict(n_heads=8), 8, True)
     target = _parameters(c, True)
     def distance(hidden):
         other = replace(c, n_heads=8, n_kv_heads=kv, hidden_dim=hidden)
         return abs(_parameters(other, True) - target)
     hidden = min(range(4, 8*c.dim, 4), key=distance)
-    return Arm(dict(n_heads=8, n_kv_heads=kv, hidden_dim=hidden), 5, True)
+    return Arm(dict(n_heads=8, n_kv_heads=kv, hidden_dim=hidden), 8, True)
 
 # %% ../nbs/07d_shape_studies.ipynb #c2884405
 def _training_bytes(c):

@@ -6,24 +6,28 @@ Docs: https://tinyrope.github.io/tinyrope/text_studies.html.md"""
 
 # %% auto #0
 __all__ = ['LEVELS', 'CANARIES', 'write_text', 'drawn', 'Share', 'fit_power_law', 'predict_loss', 'AliasedStore', 'Aliased',
-           'copies', 'canaries', 'Planted', 'membership', 'extracted', 'canary_gains', 'web_pages', 'WithWeb']
+           'copies', 'canaries', 'Planted', 'membership', 'extracted', 'canary_gains', 'web_pages', 'WithWeb',
+           'score_probes']
 
 # %% ../nbs/07c_text_studies.ipynb #537fabcd
 import json
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from .checkpoint import Run
 from .corpora import load_stories, read_stories
 from .data import load_tokenizer, train_bpe
 from .ledger import pack_nats
 from .metrics import NgramTable, evaluate_ngrams, evaluate_stories, ngram_floor, story_nats
 from .model import generate_tokens
+from .pairs import accuracy
 from .prepare import prepare
+from .probes import all_items, measure_probes, sense_items
 from .programme import (BASE, Arm, Part, Scale, file_of, shared_tokenizer, stories_at,
                                 study, validation_file)
 from .store import EOT, write_shared
@@ -117,12 +121,12 @@ def predict_loss(
 
 # %% ../nbs/07c_text_studies.ipynb #63d53ab2
 @study("repeats", 1, "What do more stories give, at equal steps?", parts=dict(
-    twice_as_good_as_new=Part("1/2", "base", "same", .01),
-    eight_times_worse=Part("1/8", "base", "higher", .01)))
+    half_of_the_stories_is_as_good=Part("1/2", "base", "same", .01),
+    an_eighth_is_worse=Part("1/8", "base", "higher", .01)))
 def _repeats(scale):
     "Shares of the stories, read the more often"
     def arm(k, seeds): return Arm(text=Share(k), seeds=seeds, rates_of="base")
-    return {"base": BASE} | {f"1/{k}": arm(k, n) for k, n in ((2, 5), (8, 5), (16, 3))}
+    return {"base": BASE} | {f"1/{k}": arm(k, n) for k, n in ((2, 10), (8, 5), (16, 3))}
 
 # %% ../nbs/07c_text_studies.ipynb #1fe5bac0
 def _entropies(tokenizer, tokens, texts):
@@ -388,6 +392,26 @@ def _on_web(run, scale):
     return dict(web_bits_per_byte=found["bits_per_byte"],
                 web_nats=pack_nats(story_nats(run.model, run.tokenizer, held)))
 
+# %% ../nbs/07c_text_studies.ipynb #abac451e
+@lru_cache
+def _items(n):
+    "The first so many items of each kind of probe; None: all"
+    kinds = {}
+    for item in all_items(): kinds.setdefault(item.kind, []).append(item)
+    return [item for items in kinds.values() for item in items[:n]]
+
+def score_probes(
+    run:Run, # a finished run
+    scale:Scale, # the size; tests ask two items of each kind
+) -> dict: # grammar, names: mean share right; sense: mean share moved (½ is guessing); probes: all
+    "Ask a run the minimal pairs of grammar and sense"
+    found = measure_probes(run, _items(2 if scale.name == "tiny" else None))
+    kinds = {item.kind for item in sense_items()}
+    names = {kind for kind in kinds if kind.startswith("name kept")}
+    def mean(what, kinds): return float(np.mean([accuracy(found[k][what])[0] for k in kinds]))
+    return dict(grammar=mean("right", found.keys() - kinds), names=mean("right", names),
+                sense=mean("moved", kinds - names), probes=found)
+
 # %% ../nbs/07c_text_studies.ipynb #6bda07f2
 def _floor_of_web(scale):
     "Tables of n-grams counted on the web text, scored on what was held out"
@@ -398,10 +422,10 @@ def _floor_of_web(scale):
 
 # %% ../nbs/07c_text_studies.ipynb #1273c022
 @study("added_web", 9, "Does added web text help?", reference="stories", needs_web=True,
-       measures=(_on_web,),
-       together=_floor_of_web, parts=dict(
+       measures=(_on_web, score_probes), together=_floor_of_web, parts=dict(
            better_on_stories=Part("3 × web", "stories", "lower", .01),
-           better_on_web=Part("3 × web", "stories", "lower", .05, "web_bits_per_byte")))
+           better_on_web=Part("3 × web", "stories", "lower", .05, "web_bits_per_byte"),
+           better_at_sense=Part("3 × web", "stories", "higher", .02, "sense")))
 def _added(scale):
     "The same story tokens, with 0, 1 and 3 times as much web text"
     own = dict(tokenizer=str(file_of(scale, "mixed-tokenizer.json")), epochs=1.)
