@@ -39,7 +39,7 @@ from .store import (NUMBER, file_hash, misfit, read_record, rename_synced, sync,
 # %% ../nbs/checkpoint.ipynb #0b4c5ad5
 @dataclass
 class Progress:
-    "Where a run stands, beyond its weights"
+    "The progress of a run, besides weights and optimizer state"
     step:int = 0                    # steps taken
     best_loss:float = math.inf      # lowest validation loss so far
     best_step:int = 0               # ... and when
@@ -122,7 +122,7 @@ def _first_error(source=None):
 
 # %% ../nbs/checkpoint.ipynb #051726f9
 def _check_headers(checkpoint):
-    "Raise ValueError if one of the weight files is no safetensors file"
+    "Raise ValueError if one of the weight files is not a safetensors file"
     from safetensors import SafetensorError, safe_open
     for file in checkpoint.glob("*.safetensors"):
         try:
@@ -131,7 +131,7 @@ def _check_headers(checkpoint):
 
 # %% ../nbs/checkpoint.ipynb #26ab7e81
 def _read_tensors(tensors, checkpoint, alone=False):
-    "Read tensors in place, `alone` without the other processes. Raises ValueError if they cannot be"
+    "Read tensors in place, if `alone` without the other processes. Raises ValueError if that fails"
     from torch.distributed.checkpoint import HuggingFaceStorageReader, load
     _check_headers(checkpoint)
     with _first_error(checkpoint), warnings.catch_warnings():

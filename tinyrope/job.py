@@ -31,7 +31,7 @@ from .tracking import check_tracker
 # %% ../nbs/job.ipynb #e8484b9d
 @dataclass(frozen=True)
 class Job:
-    "What `train` was asked for. Raises ValueError for a tracker that is not installed"
+    "The arguments of a call of `train`. Raises ValueError for a tracker that is not installed"
     preset:str              # a name in `PRESETS`
     model:ModelConfig       # what is trained
     config:object           # how: a `TrainConfig`

@@ -127,7 +127,7 @@ def step_name(
 
 # %% ../nbs/run_folder.ipynb #6f37bc40
 def step_of(
-    checkpoint:Path, # a folder so named
+    checkpoint:Path, # a folder with such a name
 ) -> int:
     "Read the step of a checkpoint from its name"
     return int(checkpoint.name.rpartition("-")[2])
@@ -380,7 +380,7 @@ def set_aside(
 
 # %% ../nbs/run_folder.ipynb #5b7e92c3
 def _changed_rows(now, sealed):
-    "List the indices of rows of a log that are not what was sealed"
+    "List the indices of rows of a log that differ from the sealed copy"
     lines, expected = now.splitlines(), sealed.splitlines()
     return [i for i, line in enumerate(expected) if lines[i:i+1] != [line]]
 

@@ -67,7 +67,7 @@ class InOrder:
 _COLAB = "https://colab.research.google.com/github/tinyrope/tinyrope/blob/main/nbs/"
 
 class OpenInColab:
-    "Processor that links a page to its notebook on Colab, if that can set itself up there"
+    "Processor that links a page to its notebook on Colab, if the notebook can set itself up there"
     def __init__(self,
         nb, # notebook that nbdev has prepared
     ): self.nb = nb
@@ -178,7 +178,7 @@ def as_written(
     try: source = _source_of(symbol)
     except (LookupError, OSError, TypeError): return page           # not written in this package
     page.dm = signature(source)
-    parts = re.split("(`[^`]*`)", page.docs)                        # what is no code, and what is
+    parts = re.split("(`[^`]*`)", page.docs)                        # text and code in turns
     page.docs = "".join(p if p.startswith("`") else p.replace("--", r"\-\-") for p in parts)
     if is_dataclass(symbol): page.docs += "\n\n" + fields_of(source)
     place, shown = _place_of(symbol, source), page._repr_markdown_
