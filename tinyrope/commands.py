@@ -112,7 +112,7 @@ def outlive_reader():
 
 # %% ../nbs/commands.ipynb #c867e16e
 def _name_and_text(given):
-    "Split NAME=VALUE. Raises ValueError if it is not"
+    "Split NAME=VALUE. Raises ValueError for anything else"
     name, sep, text = given.partition("=")
     if not sep: raise ValueError(f"--set expects NAME=VALUE, got {given[:60]!r}")
     return name, text
@@ -246,7 +246,7 @@ def _check_room(model, tokens, device):
 
 # %% ../nbs/commands.ipynb #dff66781
 def _check_words(prompt, extend):
-    "Raise ValueError for a prompt that is no text, or an unknown way to extend the context"
+    "Raise ValueError for a prompt that is not UTF-8, or an unknown way to extend the context"
     if extend is not None: check("extend", Literal["linear", "ntk", "yarn"], extend)
     try: prompt.encode()
     except UnicodeEncodeError:
