@@ -298,7 +298,7 @@ def draw_attention(
     tokens = torch.tensor([ids], device=device_of(model))
     with evaluating(model), attention_weights_of(model) as weights: model(tokens)
     names = [tokenizer.decode([i], skip_special_tokens=False) for i in ids]
-    return _draw_weights(weights[layer][0].mean(0).cpu(), names, f"Layer {layer}, mean over heads")
+    return _draw_weights(weights[layer][0].mean(0).cpu(), names, f"Attention in layer {layer}, mean over heads")
 
 # %% ../nbs/tracking.ipynb #ab0f2956
 @patch
@@ -319,7 +319,7 @@ def _draw_weights(weights, names, title):
     from tinyrope.plotting import STYLE, heatmap, label
     with matplotlib.rc_context(STYLE):
         fig = Figure(figsize=(5.5, 4.5))
-        ax = label(fig.subplots(), title, "token looked at", "token looking")
+        ax = label(fig.subplots(), title, "key token", "query token")
         heatmap(ax, weights, names, names, bar="weight")
     return fig
 
