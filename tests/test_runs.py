@@ -364,7 +364,7 @@ def test_a_foreign_config_json_is_no_run(tmp_path, resuming):
     "The folder of another model is not written into"
     (tmp_path/"llama").mkdir()
     (tmp_path/"llama"/"config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ValueError, match="is no run of tinyrope"):
+    with pytest.raises(ValueError, match="is not a run of tinyrope"):
         train("smoke", out=tmp_path/"llama", resume=resuming, **HOW)
 
 

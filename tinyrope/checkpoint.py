@@ -1,4 +1,4 @@
-"""A training run that is killed at any moment goes on from its last whole checkpoint.
+"""A training run that is killed at any moment resumes from its newest intact checkpoint.
 
 Docs: https://tinyrope.github.io/tinyrope/checkpoint.html.md"""
 
@@ -39,7 +39,7 @@ from .store import (NUMBER, file_hash, misfit, read_record, rename_synced, sync,
 # %% ../nbs/checkpoint.ipynb #0b4c5ad5
 @dataclass
 class Progress:
-    "Where a run stands, beyond its weights"
+    "The progress of a run, besides weights and optimizer state"
     step:int = 0                    # steps taken
     best_loss:float = math.inf      # lowest validation loss so far
     best_step:int = 0               # ... and when
@@ -51,7 +51,7 @@ class Progress:
 
 # %% ../nbs/checkpoint.ipynb #3d7ad077
 def _read_progress(checkpoint) -> Progress:
-    "Read where a run stood. Raises ValueError if that is not what the file holds"
+    "Read the progress of a run. Raises ValueError if the file is damaged or of another step"
     path, known = checkpoint/"progress.json", {f.name: f.type for f in fields(Progress)}
     record = read_record(path, dict(step=int))
     kinds = {name: NUMBER if known.get(name) is float else known.get(name, ()) for name in record}
@@ -112,7 +112,7 @@ def _unreadable(checkpoint, why) -> ValueError:
 # %% ../nbs/checkpoint.ipynb #1e19038d
 @contextmanager
 def _first_error(source=None):
-    "Raise what the first failing process raised in writing, or in reading `source`"
+    "Raise the error of the first process that failed in writing, or in reading `source`"
     from torch.distributed.checkpoint import CheckpointException
     try: yield
     except CheckpointException as e:
@@ -122,7 +122,7 @@ def _first_error(source=None):
 
 # %% ../nbs/checkpoint.ipynb #051726f9
 def _check_headers(checkpoint):
-    "Raise ValueError if one of the weight files is no safetensors file"
+    "Raise ValueError if one of the weight files is not a safetensors file"
     from safetensors import SafetensorError, safe_open
     for file in checkpoint.glob("*.safetensors"):
         try:
@@ -131,7 +131,7 @@ def _check_headers(checkpoint):
 
 # %% ../nbs/checkpoint.ipynb #26ab7e81
 def _read_tensors(tensors, checkpoint, alone=False):
-    "Read tensors in place, `alone` without the other processes. Raises ValueError if they cannot be"
+    "Read tensors in place, if `alone` without the other processes. Raises ValueError if that fails"
     from torch.distributed.checkpoint import HuggingFaceStorageReader, load
     _check_headers(checkpoint)
     with _first_error(checkpoint), warnings.catch_warnings():
@@ -141,7 +141,7 @@ def _read_tensors(tensors, checkpoint, alone=False):
 
 # %% ../nbs/checkpoint.ipynb #5b0bb1e7
 def _seal(part, place, texts):
-    "Add files and checksums to the tensors in `part`, and move it to its place"
+    "Add files and checksums to the tensors in `part`, and rename it to `place`"
     for name, text in texts.items(): write_whole(part/name, text)
     for file in part.iterdir(): sync(file)
     sums = {f.name: file_hash(f) for f in sorted(part.iterdir())}
@@ -226,7 +226,7 @@ def save(
     folder:Path, # of the run
     config:dict, # what its config.json holds
 ):
-    "Save a checkpoint of the run, point `last` and `best` to it, and drop old ones"
+    "Save a checkpoint of the run, update `last` and `best`, and remove old checkpoints"
     _save_checkpoint(trainer, folder, config)
     if trainer.batches.rank: return
     write_pointers(trainer.progress, folder)
@@ -271,9 +271,9 @@ def _keep_quiet(text): "Print nothing"
 def restore(
     trainer, # has model, optimizers, progress and batches.rank; changed in place
     folder:Path, # of the run
-    say = print, # called with what the user shall know
+    say = print, # called with messages for the user
 ):
-    "Bring the trainer to where its newest whole checkpoint was, and the folder with it"
+    "Set the trainer and the folder of its run back to the newest whole checkpoint"
     if trainer.batches.rank: say = _keep_quiet
     checkpoint = _newest_checkpoint(folder/"checkpoints", say)
     if checkpoint:
@@ -294,10 +294,10 @@ def _read_weights(path, sha256) -> dict:
     from safetensors.torch import load
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: train a model first, or use 'bundled'")
-    content = path.read_bytes()                             # of its own: nothing stays mapped
+    content = path.read_bytes()                             # a copy: the file is not memory-mapped
     try:
         if sha256 not in (None, hashlib.sha256(content).hexdigest()):
-            raise ValueError("their checksum is not the one that was noted")
+            raise ValueError("their checksum is not the recorded one")
         return load(content)
     except Exception as e:
         raise ValueError(f"the weights {path} are damaged ({e}): copy them again, or resume the "
@@ -344,7 +344,7 @@ def _weights_header(shapes) -> bytes:
 def merge_weights(
     shapes:dict, # name → shape of each weight
     checkpoint:Path, # where they are
-    path:Path, # the .safetensors file that shall hold them
+    path:Path, # the .safetensors file to write
 ) -> str: # its SHA-256
     "Write the weights of a checkpoint into one file in fp32, holding one of them at a time"
     def pieces():
@@ -357,7 +357,7 @@ def merge_weights(
 
 # %% ../nbs/checkpoint.ipynb #585c8da5
 class Run:
-    "A run folder. Raises FileNotFoundError or ValueError if what is asked for is not whole"
+    "A run folder. Raises FileNotFoundError or ValueError if a needed file is missing or damaged"
     def __init__(self,
         folder:str|Path, # a run folder, or "bundled"
     ):

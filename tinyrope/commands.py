@@ -1,4 +1,4 @@
-"""Each command of the terminal is one function, and its options are the arguments.
+"""Each terminal command is one function, whose arguments are its options.
 
 Docs: https://tinyrope.github.io/tinyrope/commands.html.md"""
 
@@ -35,7 +35,7 @@ def sentence(
     e:BaseException, # what a command raised
     options, # names of the options that the command has
 ) -> str|None: # what its user can do about it; None: nothing, it is a bug
-    "Say an error in one sentence"
+    "Describe an error in one sentence"
     if isinstance(e, KeyboardInterrupt): return _interrupted(options)
     if isinstance(e, OverflowError):
         return "the losses are too large to be numbers: start a new run with a lower learning rate"
@@ -78,7 +78,7 @@ def command_line(
             try:
                 f(*args, **kwargs)
                 if sys.stdout: sys.stdout.flush()
-            except BrokenPipeError:                     # the reader of our output has left
+            except BrokenPipeError:                     # the reader has closed the pipe
                 _to_nowhere(sys.stdout)
                 sys.exit(1)
             except (Exception, KeyboardInterrupt) as e:
@@ -88,12 +88,12 @@ def command_line(
 
 # %% ../nbs/commands.ipynb #e6057d53
 def _to_nowhere(stream):
-    "Point a text stream, and what waits in it, to the null device"
+    "Redirect a text stream, and what it has buffered, to the null device"
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 # %% ../nbs/commands.ipynb #811e187d
 class _Lasting:
-    "A text stream that can be written to after its reader has left"
+    "A text stream that can be written to after its reader has closed it"
     def __init__(self, stream): self.stream = stream
     def __getattr__(self, name): return getattr(self.stream, name)
     def write(self, text): return self._go_on(self.stream.write, text)
@@ -107,12 +107,12 @@ class _Lasting:
 
 # %% ../nbs/commands.ipynb #07dacc1b
 def outlive_reader():
-    "Let this process go on when nobody reads its output any more"
+    "Let this process continue after the reader of its output has closed the pipe"
     sys.stdout, sys.stderr = (s and _Lasting(s) for s in (sys.stdout, sys.stderr))
 
 # %% ../nbs/commands.ipynb #c867e16e
 def _name_and_text(given):
-    "Split NAME=VALUE. Raises ValueError if it is not"
+    "Split NAME=VALUE. Raises ValueError for anything else"
     name, sep, text = given.partition("=")
     if not sep: raise ValueError(f"--set expects NAME=VALUE, got {given[:60]!r}")
     return name, text
@@ -221,7 +221,7 @@ def train_command(
     track:str = "none", # show metrics: none, wandb (kept in the run folder), wandb-online or trackio
     init:str = None, # begin with the weights of 'bundled', a run, a Hugging Face Llama or a llama2.c .bin
     quiet:bool = False, # print nothing
-    corpus:str = None, # your text: a file, a folder, a pattern as 'texts/*.md', or a data set (default: stories)
+    corpus:str = None, # your text: a file, a folder, a pattern like 'texts/*.md', or a data set (default: stories)
     set:Repeated = None, # change a setting, e.g. n_layers=6; may be repeated (below: the defaults)
 ):
     "Train a small language model. Without arguments: a few minutes on a laptop, offline"
@@ -234,7 +234,7 @@ def train_command(
 
 # %% ../nbs/commands.ipynb #cf762465
 def _check_room(model, tokens, device):
-    "Raise ValueError if the keys and values of so many tokens do not fit into memory"
+    "Raise ValueError if the keys and values of this many tokens do not fit into memory"
     from tinyrope.attention import cache_bytes
     from tinyrope.memory import memory_of
     c = model.config
@@ -246,7 +246,7 @@ def _check_room(model, tokens, device):
 
 # %% ../nbs/commands.ipynb #dff66781
 def _check_words(prompt, extend):
-    "Raise ValueError for a prompt that is no text, or an unknown way to extend the context"
+    "Raise ValueError for a prompt that is not UTF-8, or an unknown way to extend the context"
     if extend is not None: check("extend", Literal["linear", "ntk", "yarn"], extend)
     try: prompt.encode()
     except UnicodeEncodeError:
@@ -255,7 +255,7 @@ def _check_words(prompt, extend):
 
 # %% ../nbs/commands.ipynb #637d1433
 def _open_teller(name, tokenizer, device, prompt, max_new_tokens):
-    "Open a model on its device, with room for a story of so many tokens"
+    "Open a model on its device; check that a story of this length fits into memory"
     import torch
 
     from tinyrope.generation import prompt_ids
@@ -270,7 +270,7 @@ def _open_teller(name, tokenizer, device, prompt, max_new_tokens):
     return run
 
 def _newest():
-    "The newest run, or the model in the package"
+    "Name the newest run, or the model in the package"
     from tinyrope.run_folder import newest_run
     return newest_run()
 
@@ -306,18 +306,18 @@ def generate_command(
     prompt:str, # the first words of a story
     model:Text = None, # as for tinyrope-evaluate (default: the newest run in runs/, else 'bundled')
     tokenizer:Text = None, # the tokenizer of a llama2.c model, e.g. tok512.bin
-    temperature:float = .8, # 0 is greedy, 1 draws from the model as it is
+    temperature:float = .8, # 0: greedy; 1: sample from the model's own probabilities
     top_k:int = 0, # keep the k likeliest tokens; 0: all
-    top_p:float = 1., # keep the likeliest tokens with this much probability
-    min_p:float = 0., # keep tokens at least so likely, relative to the likeliest
+    top_p:float = 1., # keep the likeliest tokens that together have this probability
+    min_p:float = 0., # keep tokens with at least this share of the likeliest one's probability
     repetition_penalty:float = 1., # above 1: avoid tokens read or generated
-    max_new_tokens:whole(1) = None, # at most so many tokens (default: until the context is full)
+    max_new_tokens:whole(1) = None, # largest number of tokens (default: until the context is full)
     extend:Text = None, # linear, ntk or yarn: extend the context by this method if the story needs more
-    seed:int = None, # the same seed tells the same story (default: another each time)
+    seed:int = None, # the same seed gives the same story (default: a new seed each time)
     n:whole(1, 10**6) = 1, # how many stories
     device:Text = "auto", # auto, cpu, cuda or mps
 ):
-    "Tell a story that begins with PROMPT"
+    "Generate a story that begins with PROMPT"
     from tinyrope.generation import Sampling
     _check_words(prompt, extend)
     first = Sampling(repetition_penalty, temperature, top_k, top_p, min_p, _seed_or_new(seed))
@@ -331,8 +331,8 @@ def generate_command(
 @checked
 def evaluate_command(
     model:Text, # a run folder, 'bundled', a llama2.c .bin file, a Hugging Face folder, or hf:OWNER/NAME[@REVISION]
-    text:Text = None, # a file or folder of texts: plain ones are parted by <|endoftext|>; .jsonl, .csv, .parquet
-    text_field:Text = "text", # of a table that holds the text
+    text:Text = None, # a file or folder of texts: plain text separated by <|endoftext|>, .jsonl, .csv, .parquet
+    text_field:Text = "text", # name of the field that holds the text, in a table
     split:Text = None, # instead of --text: valid or test, of the embedded corpus
     tokenizer:Text = None, # the tokenizer of a llama2.c model, e.g. tok512.bin
     json:bool = False, # print JSON
@@ -378,7 +378,7 @@ def study_command(
     folder:Text = "runs/studies", # where runs are kept
     out:Text = None, # where results go (default: results/ in the folder of runs)
     device:Text = "auto", # auto, cpu, cuda or mps
-    minutes:number(0, 10**6) = None, # begin no run after so many minutes; the same command goes on later
+    minutes:number(0, 10**6) = None, # start no run after this many minutes; the same command continues later
     web:Text = None, # web text for the study `web`: a .txt, .jsonl or .parquet file, or a corpus on the hub
 ):
     "Train and measure the arms of a study, or of all"
@@ -438,7 +438,7 @@ def _prepare_study(plan, web):
 def page_command(
     model:Text, # a run folder, or 'bundled'
     out:Text = "page.html", # the file to write
-    text:Text = None, # a text file parted by <|endoftext|>, to measure and to begin with (default: validation stories)
+    text:Text = None, # texts to measure and to begin with, separated by <|endoftext|> (default: validation stories)
     name:Text = None, # what the page calls the model (default: its folder)
 ):
     "Write MODEL as a page that runs in a browser, without a server"

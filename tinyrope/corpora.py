@@ -90,7 +90,7 @@ _TABLES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 def _packing(path): return Path(path).suffix.lower()
 
 def _suffix(path) -> str: # empty: it cannot be read
-    "The suffix of a file that can be read, without that of its packing"
+    "Find the suffix of a file that can be read, without that of its compression"
     packed = _packing(path) in _PACKED
     suffix = (path.with_suffix("") if packed else path).suffix.lower()
     if suffix == ".parquet" and packed: return ""
@@ -113,8 +113,8 @@ def read_stories(
     corpus:str|Path=EMBEDDED, # what `hub_source` or `corpus_files` knows
     split:str="train", # split of an embedded or hub corpus; files have only "train"
     streaming:bool=True, # read hub corpora and parquet as a stream, instead of downloading them first
-    separator:str|None=None, # what parts the texts of plain files; None: end-of-text marks, or paragraphs
-    field:str="text", # of tables, that holds the text
+    separator:str|None=None, # between the texts of plain files; None: end-of-text marks, or chunks
+    field:str="text", # of tables: the field that holds the text
 ): # yields texts
     "Read texts one by one. Raises FileNotFoundError, ValueError or ConnectionError with advice"
     name = str(corpus)
@@ -151,7 +151,7 @@ def _read_file(name, streaming, separator, field):
 
 # %% ../nbs/corpora.ipynb #50f1ae4c
 def _open(name):
-    "Open a text file, plain or packed"
+    "Open a text file, plain or compressed"
     opener = {".xz": lzma.open, ".gz": gzip.open}.get(_packing(name), open)
     if _packing(name) != ".zst": return opener(name, "rt", encoding="utf-8-sig")
     import pyarrow
@@ -161,7 +161,7 @@ def _open(name):
 # %% ../nbs/corpora.ipynb #60bf238a
 @contextmanager
 def _reading(name):
-    "Open a text file; errors of what reads it are ValueErrors with advice"
+    "Open a text file; errors while it is read become ValueErrors with advice"
     try:
         with _open(name) as f: yield f
     except UnicodeDecodeError as e:
@@ -174,11 +174,11 @@ def _reading(name):
 
 # %% ../nbs/corpora.ipynb #dbc8bef1
 def _blocks(name):
-    "Yield a text file in blocks. Raises ValueError for what is no text"
+    "Yield a text file in blocks. Raises ValueError for a file that is not text"
     with _reading(name) as f:
         while block := f.read(2**20):
             if "\0" in block:
-                raise ValueError(f"{name} is no text: it holds bytes that are 0; give plain text "
+                raise ValueError(f"{name} is not text: it holds bytes that are 0; give plain text "
                                  "in UTF-8")
             yield block
 
@@ -187,7 +187,7 @@ _MAX_TEXT = 2**27           # characters of a line, and of a story
 
 def _limited(text, name):
     if len(text) <= _MAX_TEXT: return text
-    raise ValueError(f"{name} holds a text of more than {_MAX_TEXT:,} characters: part it into "
+    raise ValueError(f"{name} holds a text of more than {_MAX_TEXT:,} characters: split it into "
                      f"stories, each followed by {EOT}")
 
 # %% ../nbs/corpora.ipynb #3f5b0447
@@ -243,7 +243,7 @@ def _read_plain(name, separator):
 
 # %% ../nbs/corpora.ipynb #8bebe4f7
 def _stories(texts, name):
-    "Yield the stories of texts, parted at end-of-text marks. Raises ValueError if there is none"
+    "Yield the stories of texts, split at end-of-text marks. Raises ValueError if there is none"
     found = False
     for text in texts:
         for story in split_stories(text):
@@ -259,7 +259,7 @@ def _lines(name):
 
 # %% ../nbs/corpora.ipynb #afcb77cd
 def _field(row, name, field):
-    "The text of a row. Raises ValueError if it has none"
+    "Look up the text of a row. Raises ValueError if it has none"
     if not isinstance(row, dict):
         found = reprlib.repr(row)
         raise ValueError(f"{name} holds {found} where a row with a field {field!r} was expected")
@@ -275,7 +275,7 @@ def _field(row, name, field):
 
 # %% ../nbs/corpora.ipynb #3269cf64
 def _parse(line, where):
-    "Parse a line of JSON. Raises ValueError with advice if it is none"
+    "Parse a line of JSON. Raises ValueError with advice if it is not JSON"
     if line.lstrip()[0] == "[":
         advice = "write one object a line, as jq -c '.[]' does"
         raise ValueError(f"{where} begins a JSON array: {advice}")
@@ -286,18 +286,18 @@ def _parse(line, where):
 
 # %% ../nbs/corpora.ipynb #fab628e9
 def _read_jsonl(name, field):
-    "Yield the texts of a file with a JSON object a line"
+    "Yield the texts of a file with a JSON object on each line"
     for i, line in enumerate(_lines(name), 1):
         if line.strip(): yield _field(_parse(line, f"{name}, line {i},"), name, field)
 
 # %% ../nbs/corpora.ipynb #e900efec
 def _read_csv(name, delimiter, field):
-    "Yield the texts of a table. Raises ValueError for what is none"
+    "Yield the texts of a table. Raises ValueError for a file that is not a table"
     csv.field_size_limit(_MAX_TEXT)
     try:
         for row in csv.DictReader(_lines(name), delimiter=delimiter):
             if row.get(field, "") is not None: yield _field(row, name, field)
-    except csv.Error as e: raise ValueError(f"{name} is no table that can be read ({e})") from e
+    except csv.Error as e: raise ValueError(f"{name} is not a table that can be read ({e})") from e
 
 # %% ../nbs/corpora.ipynb #978bd38d
 _NETWORK = {"httpx": "TransportError", "requests": "ConnectionError", "aiohttp": "ClientError",
@@ -323,7 +323,7 @@ def _unreachable(name, e) -> ConnectionError:
 # %% ../nbs/corpora.ipynb #52561b80
 @contextmanager
 def _explained(name):
-    "Give errors of the libraries that read a data set its name, and those of the network advice"
+    "Add the name of a data set to errors of the libraries that read it, and advice to those of the network"
     from datasets.exceptions import DatasetsError
     try: yield
     except Exception as e:
@@ -368,7 +368,7 @@ def _read_parquet(name, streaming, field):
     "Yield the texts of a parquet file. Raises ValueError for a row group that is too large"
     if any(size > _MAX_ROWS for size in _group_sizes(name)):
         raise ValueError(f"{name} has a row group of more than {_MAX_ROWS:,} bytes: "
-                         "write it anew with smaller ones")
+                         "write it again with smaller ones")
     yield from _rows(name, field, path="parquet", data_files=name, split="train",
                      streaming=streaming)
 

@@ -1,4 +1,4 @@
-"""Everything that defines a run is recorded once, and compared whenever the run is resumed.
+"""All that defines a run is recorded when it begins, and compared when the run is resumed.
 
 Docs: https://tinyrope.github.io/tinyrope/job.html.md"""
 
@@ -31,7 +31,7 @@ from .tracking import check_tracker
 # %% ../nbs/job.ipynb #e8484b9d
 @dataclass(frozen=True)
 class Job:
-    "What `train` was asked for. Raises ValueError for a tracker that is not installed"
+    "The arguments of a call of `train`. Raises ValueError for a tracker that is not installed"
     preset:str              # a name in `PRESETS`
     model:ModelConfig       # what is trained
     config:object           # how: a `TrainConfig`
@@ -40,9 +40,9 @@ class Job:
     shard:bool              # spread the model over them?
     track:str               # "none", "wandb", "wandb-online" or "trackio"
     overrides:dict          # fields changed by name
-    bf16:bool = False       # are products done in bf16?
+    bf16:bool = False       # are matrix products computed in bf16?
     start:object = None     # weights that it begins with, a `Start`; None: drawn from the seed
-    steps:int = 0           # of its schedule
+    steps:int = 0           # number of steps of its schedule
 
     def __post_init__(self): check_tracker(self.track)
 
@@ -64,7 +64,7 @@ def describe(
 
 # %% ../nbs/job.ipynb #690b7a99
 def _versions():
-    "Look up the versions of Python and of what a run is computed with"
+    "Look up the versions of Python and of the packages that compute a run"
     import safetensors
     import tokenizers
     return dict(python=platform.python_version(), torch=torch.__version__,
@@ -82,7 +82,7 @@ def _check_draws(then, now):
 
 # %% ../nbs/job.ipynb #0fb17b78
 def _draws(about):
-    "Look up what the draws of dropout depend on, in a config.json"
+    "Look up in a config.json what the random numbers of dropout depend on"
     return dict(accumulate=about["train"].get("accumulate", 1), processes=about["processes"],
                 device=about["device"].split(":")[0])
 
@@ -135,7 +135,7 @@ def _check_data(folder, old, about):
 _LENGTH = ("steps", "epochs")
 
 def _check_longer(folder, job, old, about) -> bool:
-    "Tell whether a run shall have another length. Raises ValueError if its schedule forbids it"
+    "Tell whether a run is to have another length. Raises ValueError if its schedule forbids it"
     asked = any(job.overrides.get(name) is not None for name in _LENGTH)
     if not asked or old.get("steps", 0) in (0, about["steps"]): return False
     taken, n, c = _steps_taken(folder), about["steps"], job.config
@@ -160,7 +160,7 @@ def open_folder(
 ):
     "Write config and tokenizer of a new run. Raises ValueError if an old one is not the same"
     if (folder/"config.json").exists(): _check_same(folder, job, about)
-    if dist.is_initialized(): dist.barrier()                # all have looked before one of them writes
+    if dist.is_initialized(): dist.barrier()                # all have compared before one of them writes
     if rank_and_world()[0] == 0:
         path, text = folder/"tokenizer.json", tokenizer.to_str()
         _write_config(folder, about)
@@ -180,7 +180,7 @@ def _write_config(folder, about):
 
 # %% ../nbs/job.ipynb #f867f8b0
 def _asked(job, folder) -> tuple[dict, dict]: # arguments of `train`, and settings
-    "Collect what `train` is to be called with to resume a run"
+    "Collect the arguments of `train` that resume a run"
     settings = dict(job.overrides)
     init = settings.pop("init", None) or (job.start and job.start.name)
     place = str(job.device) if job.world == 1 else job.device.type
@@ -221,12 +221,12 @@ def how_to_go_on(
     folder:Path, # of the run
     step:int, # that was saved
 ) -> str:
-    "Say where a run was stopped, and what goes on with it"
+    "Say where a run was stopped, and how to resume it"
     again = resume_command(job, folder) if typed() else resume_call(job, folder)
     return f"stopped at step {step}, saved; to go on:\n{again}"
 
 # %% ../nbs/job.ipynb #77a99dd3
 def _program(world):
-    "Spell what starts training in so many processes"
+    "Spell the program that starts training in this many processes"
     if world == 1: return ["tinyrope-train"]
     return ["torchrun", "--standalone", "--nproc-per-node", str(world), "-m", "tinyrope.train"]

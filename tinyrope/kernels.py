@@ -1,4 +1,4 @@
-"""PyTorch is asked whether fused attention shares heads, and the cross-entropy never holds all logits.
+"""PyTorch is asked whether its fused attention supports shared heads, and the cross-entropy never holds all logits.
 
 Docs: https://tinyrope.github.io/tinyrope/kernels.html.md"""
 
@@ -32,14 +32,14 @@ def kernel_shares_heads(
     device:torch.device, # a GPU
     dtype:torch.dtype, # of queries, keys and values
     head_dim:int, # width of a head
-    masked:bool, # under a mask, or causal without one
+    masked:bool, # with a mask; False: causal without one
 ) -> bool: # False on a CPU
     "Tell whether a fused kernel of this GPU takes fewer key and value heads than query heads"
     return _ask(device, dtype, head_dim, masked)
 
 # %% ../nbs/kernels.ipynb #e35810f5
 class Chunks(NamedTuple):
-    "How the logits are cut into chunks"
+    "How the logits are divided into chunks"
     rows:int # rows whose logits are held at once
     pad_to:int = 1 # the vocabulary is padded to a multiple of this
 
@@ -71,7 +71,7 @@ def _log_probabilities(rows, weight, bias):
 
 # %% ../nbs/kernels.ipynb #3d39848f
 def _loss_and_gradients(h, w, bias, targets, chunk):
-    "Sum the losses of all rows, and compute the gradients by rows, weight and bias"
+    "Sum the losses of all rows, and compute the gradients of rows, weight and bias"
     loss, d_h = torch.zeros((), device=h.device), torch.empty_like(h)
     d_w = torch.zeros_like(w, dtype=torch.float32)
     d_bias = None if bias is None else torch.zeros_like(bias)
@@ -86,7 +86,7 @@ def _loss_and_gradients(h, w, bias, targets, chunk):
         grad = grad.to(h.dtype)
         d_h[a:a+chunk] = (grad @ w) * counts
         d_w += grad.T @ (rows * counts)
-        del log_p, grad                         # or the next chunk is held beside this one
+        del log_p, grad                         # so that the next chunk is not held beside this one
     return loss, d_h, d_w, d_bias
 
 # %% ../nbs/kernels.ipynb #03f3bfc5

@@ -54,12 +54,12 @@ def tokenizer_data(
     tokenizer, # a `tokenizers.Tokenizer`
     vocab_size:int, # rows of the embedding
 ) -> dict: # tokens: names by id, merges: pairs of ids, end: id of end-of-text
-    "Take apart a byte-level BPE tokenizer. Raises ValueError for another kind"
+    "List the tokens and merges of a byte-level BPE tokenizer. Raises ValueError for another kind"
     parts = json.loads(tokenizer.to_str())
     bpe, cuts = parts["model"], parts["pre_tokenizer"] or {}
     if bpe["type"] != "BPE" or not _CUTS.items() <= cuts.items() or bpe.get("ignore_merges"):
-        raise ValueError("the page cannot show a model with this tokenizer: it knows byte-level "
-                         "BPE as `train_bpe` and GPT-2 have it; choose a run with one of these")
+        raise ValueError("the page cannot show a model with this tokenizer: it supports only "
+                         "byte-level BPE that splits words as GPT-2 does; choose a run with such a one")
     ids = tokenizer.get_vocab()
     merges = [[ids[a], ids[b]] for a, b in bpe["merges"]]
     tokens = [tokenizer.id_to_token(i) or "" for i in range(vocab_size)]
@@ -71,9 +71,9 @@ PROOF_LEN = 60      # greedy tokens of each prompt
 def proof_of(
     model:Transformer, # from `in_8_bits`
     tokenizer, # of the model
-    prompt:str, # how a text begins
+    prompt:str, # beginning of a text
 ) -> tuple[dict, Tensor]: # prompt, token ids and greedy continuation; (2, vocab_size) first and last logits
-    "Continue a prompt greedily, for the page to be compared with"
+    "Continue a prompt greedily; the page compares its own results with these"
     ids, logits = prompt_ids(model, tokenizer, prompt), []
 
     def pick(z):
@@ -104,7 +104,7 @@ def _nats(model, ids):
 # %% ../nbs/live.ipynb #c0c67753
 def page_tensors(
     model:Transformer, # from `in_8_bits`
-) -> dict: # name → int8 matrix or fp32 vector; the scales of a matrix are beside it, with `.scale` behind its name
+) -> dict: # name → int8 matrix or fp32 vector; the scales of a matrix are beside it, with `.scale` after its name
     "Collect the weights of a page"
     found = {}
     for name, p in model.named_parameters():
@@ -116,7 +116,7 @@ def page_tensors(
 def page_config(
     config:ModelConfig, # shape of the model
 ) -> dict: # what the forward pass has to know
-    "Describe a model to the page"
+    "Describe a model for the page"
     names = "vocab_size dim n_layers n_heads kv_heads head_dim mlp_dim seq_len tied".split()
     rope = "rope_base rope_method rope_factor".split()
     found = {name: getattr(config, name) for name in names + rope}
@@ -126,7 +126,7 @@ def page_config(
 def page_parts(
     run:Run, # whose model is shown
     name:str, # what the page calls it
-    stories, # texts to measure and to begin with; None: the validation stories in the package
+    stories, # texts for prompts and passages; None: the validation stories in the package
 ) -> tuple[dict, dict]: # what the page says, and name → tensor
     "Collect all that a page holds. Raises ValueError for a model or a tokenizer it cannot show"
     check_form(c := run.model.config)
@@ -149,7 +149,7 @@ def page_parts(
 MAX_MB = 12         # of a page
 
 def _fill(parts):
-    "Fill the gaps of the template"
+    "Fill the placeholders of the template"
     folder = ASSETS/"live"
     page = (folder/"page.html").read_text(encoding="utf-8")
     files = {name: (folder/name).read_text(encoding="utf-8")
@@ -162,9 +162,9 @@ def write_page(
     path, # the .html file to write
     run:Run, # whose model is shown
     name:str|None = None, # what the page calls it; None: the name of its folder
-    stories = None, # texts to measure and to begin with; None: the validation stories in the package
+    stories = None, # texts for prompts and passages; None: the validation stories in the package
 ):
-    """Write a model as a page that tells its stories.
+    """Write a model as a page that generates its stories.
     Raises ValueError for a model or a tokenizer it cannot show, or one that is too large"""
     said, tensors = page_parts(run, name or run.folder.resolve().name, stories)
     data = json.dumps(said, ensure_ascii=False).replace("<", r"\u003c")
@@ -179,7 +179,7 @@ def write_page(
 def read_page(
     path, # an .html file from `write_page`
 ) -> tuple[dict, dict]: # what the page says, and name → tensor
-    "Read what a page holds. Raises ValueError for another file"
+    "Read the data of a page. Raises ValueError for another file"
     page = Path(path).read_text(encoding="utf-8")
     found = [re.search(rf'<script id="{name}"[^>]*>(.*?)</script>', page, re.S)
              for name in ("data", "weights")]

@@ -1,4 +1,4 @@
-"""A file of pieces and scores is read as a tokenizer, and our byte-level tokenizers are written as such a file.
+"""The tokenizer files of llama2.c are read, and our byte-level tokenizers are written as such files.
 
 Docs: https://tinyrope.github.io/tinyrope/llama2c.html.md"""
 
@@ -19,7 +19,7 @@ from .store import EOT, write_whole
 
 # %% ../nbs/llama2c.ipynb #aec5075c
 def _unpack_pieces(data, longest):
-    "The (piece, score) of each token. Raises struct.error or ValueError if there is none to read"
+    "Read the (piece, score) of each token. Raises struct.error or ValueError for a damaged file"
     pieces, at = [], 4
     while at < len(data):
         score, length = struct.unpack_from("<fi", data, at)
@@ -38,8 +38,8 @@ _RAW = [_BYTES[0], *(bytes([b]) for b in range(1, 256))]        # as `write_piec
 def _check_pieces(pieces):
     "Raise ValueError if pieces do not make a tokenizer"
     if [p for p, _ in pieces[3:259]] not in (_BYTES, _RAW):
-        raise ValueError("the bytes are not where they should be")
-    if len({p for p, _ in pieces}) < len(pieces): raise ValueError("a piece stands in it twice")
+        raise ValueError("its tokens 3 to 258 are not the 256 bytes")
+    if len({p for p, _ in pieces}) < len(pieces): raise ValueError("a piece occurs twice")
 
 # %% ../nbs/llama2c.ipynb #26220f3a
 def read_pieces(
@@ -62,7 +62,7 @@ def read_pieces(
 
 # %% ../nbs/llama2c.ipynb #2b3973a1
 def _merges(pieces, vocab):
-    "All pairs of pieces that make up a third, best score first"
+    "List all pairs of pieces that make up a third, best score first"
     splits = []
     for piece, score in pieces:
         for k in range(1, len(piece)):
@@ -72,7 +72,7 @@ def _merges(pieces, vocab):
 
 # %% ../nbs/llama2c.ipynb #8b534973
 def _with_fallback(pieces): # tokenizers.Tokenizer
-    "Make a tokenizer of characters, with bytes for those that have no token"
+    "Make a tokenizer of characters, in which those without a token become bytes"
     from tokenizers import Tokenizer, decoders, models, normalizers
     pieces = [(p.decode(), score) for p, score in pieces]
     vocab = {piece: i for i, (piece, _) in enumerate(pieces)}
@@ -124,7 +124,7 @@ def _byte_alphabet(): # character → byte
 def check_byte_level(
     tokenizer, # tokenizers.Tokenizer
 ):
-    "Raise ValueError unless a tokenizer is byte-level BPE, cut as GPT-2 cuts texts"
+    "Raise ValueError unless a tokenizer is byte-level BPE that splits texts as GPT-2 does"
     found, byte_of = json.loads(tokenizer.to_str()), _byte_alphabet()
     cut, vocab = found["pre_tokenizer"] or {}, found["model"].get("vocab", {})
     options = dict(type="ByteLevel", add_prefix_space=False, use_regex=True)
@@ -154,7 +154,7 @@ def write_pieces(
 
 # %% ../nbs/llama2c.ipynb #367439ab
 def _pair_of(token, ranks):
-    "The two tokens that a token was merged from, given the rank of each merged token"
+    "Find the two tokens that a token was merged from, given the rank of each merged token"
     parts = list(token)
     while len(parts) > 2:
         found = [ranks.get(a + b, math.inf) for a, b in zip(parts, parts[1:])]
@@ -165,7 +165,7 @@ def _pair_of(token, ranks):
 
 # %% ../nbs/llama2c.ipynb #2f76b7de
 def _byte_level(pieces): # tokenizers.Tokenizer
-    "Make a byte-level tokenizer of pieces of bytes"
+    "Make a byte-level tokenizer from pieces of bytes"
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     char_of = {b: c for c, b in _byte_alphabet().items()}
     names = ["".join(char_of[b] for b in piece) for piece, _ in pieces]

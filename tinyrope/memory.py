@@ -1,4 +1,4 @@
-"""The memory of a run is estimated before it begins; what cannot fit is refused, what is freed is kept.
+"""The memory that a run needs is estimated before it begins, and a run that cannot fit is refused.
 
 Docs: https://tinyrope.github.io/tinyrope/memory.html.md"""
 
@@ -25,8 +25,8 @@ def activation_bytes(
     config, # a `TrainConfig`: masking
     gpu:bool = False, # fused attention for masks and dropout
     bf16:bool = False, # matrix products in bf16
-) -> float: # bytes for a token
-    "Estimate what the backward pass needs of a token: what products and norms have read"
+) -> float: # bytes for each token
+    "Estimate the activations kept for the backward pass: the inputs of products and norms"
     hidden = c.mlp_dim*(4 if c.mlp == "swiglu" else 2)
     layer = 9*c.dim + 4*c.kv_heads*c.head_dim + hidden + (2*c.dim if c.dropout else 0)
     if not gpu and c.attention_dropout: layer += 3*c.n_heads*c.seq_len
@@ -39,9 +39,9 @@ def kept_for_backward(
     model:torch.nn.Module, # a `Transformer`
     tokens:torch.Tensor, # (batch, seq) token ids
     targets:torch.Tensor, # (batch, seq) tokens to be predicted
-    mask:torch.Tensor|None = None, # which keys each query may look at
+    mask:torch.Tensor|None = None, # which keys each query may attend to
 ) -> int: # bytes
-    "Count what a forward pass keeps for the backward pass"
+    "Count the bytes that a forward pass keeps for the backward pass"
     fixed = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
     kept = {}
     def keep(x):
@@ -88,7 +88,7 @@ def _memory_of_process():
 
 # %% ../nbs/memory.ipynb #277350c1
 def keep_freed_memory(
-) -> bool: # does it from now on?
+) -> bool: # True if freed memory is kept from now on
     "Let this process keep what it frees, for its next allocations"
     if platform.libc_ver()[0] != "glibc": return False
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ): return False

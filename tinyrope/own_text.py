@@ -19,7 +19,7 @@ _BYTES, _MOST_BYTES, _MOST_TEXTS = 20_000, 2_000_000, 2000
 
 # %% ../nbs/own_text.ipynb #239850f1
 def _first_texts(texts) -> tuple[list, int]: # the texts, and their bytes
-    "Take texts from an iterator until they tell how much is to be held out"
+    "Take texts from an iterator until their size decides how much is held out"
     first, size = [], 0
     for text in texts:
         first.append(text)
@@ -41,7 +41,7 @@ def held_out(
     texts, # of a corpus
     split:str, # "train" or "valid": which part of them
 ): # yields texts
-    "Yield what is trained on, or what is held out. Raises ValueError for another split"
+    "Yield the training texts, or the held-out texts. Raises ValueError for another split"
     if split not in ("train", "valid"):
         raise ValueError(f"split must be 'train' or 'valid', got {split!r}")
     texts = iter(texts)
@@ -62,7 +62,7 @@ def vocabulary_for(
     texts, # training texts
     vocab_size:int, # tokens that were asked for
 ) -> int: # as many, or fewer
-    "Choose how many tokens a text can fill"
+    "Choose the size of a vocabulary that suits a text"
     size, needed = 0, vocab_size*_BYTES_OF_TOKEN
     for text in texts:
         size += len(text.encode())
@@ -73,7 +73,7 @@ def vocabulary_for(
 _LEAST_CONTEXT, _ROWS = 32, 16
 
 def _context_for(seq_len, data) -> int:
-    "Choose a context that a text can fill. Raises ValueError if it is too small for any"
+    "Choose a context that suits a text. Raises ValueError if the text is too small for any"
     train, valid = len(data.train), len(data.valid)
     if train < 2*_LEAST_CONTEXT or valid <= _LEAST_CONTEXT:
         raise ValueError(f"the text is too small: it has {train:,} tokens for training and "
@@ -86,7 +86,7 @@ def _context_for(seq_len, data) -> int:
 _EPOCHS = 10
 
 def _steps_for(config, overrides, rows) -> dict:
-    "Choose the steps of a run on so many rows, unless they were given"
+    "Choose the steps of a run on this many rows, unless they were given"
     most = max(1, int(_EPOCHS*rows/config.batch_size))
     given = overrides.keys() & {"steps", "epochs"}
     return {} if given or _steps_of(config, rows) <= most else dict(steps=most, epochs=None)
@@ -117,8 +117,8 @@ def _eval_every_for(config, overrides, rows) -> int:
 # %% ../nbs/own_text.ipynb #a0425ad7
 def suited(
     job, # a `Job`: what was asked for
-    data, # a `RunData`: what there is to read
-): # the job, with a context and a length that the text can feed
+    data, # a `RunData`: the tokens of the text
+): # the job, with a context, a batch and a length that suit the text
     "Fit a run to the size of its text. Raises ValueError for a text that is too small"
     if job.config.corpus == EMBEDDED: return job
     seq_len = _context_for(job.model.seq_len, data)

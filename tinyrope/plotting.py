@@ -83,7 +83,7 @@ def band(
     ax, # matplotlib axes
     x, # (points,) horizontal positions
     mean, # (points,) middle of the band
-    spread, # (points,) half its height, e.g. a standard deviation or a 95 % half-interval
+    spread, # (points,) half its height, e.g. a standard deviation or a 95% half-interval
     **kwargs, # passed to `ax.plot`
 ): # the line
     "Plot `mean` against `x` with a shaded band of ± `spread`"

@@ -1,4 +1,4 @@
-"""A run that is printed says how large it is, how long it was trained and how good it is.
+"""A printed run shows its size, the length of its training and its score.
 
 Docs: https://tinyrope.github.io/tinyrope/portrait.html.md"""
 
@@ -20,7 +20,7 @@ from .model import ModelConfig, count_parameters
 def facts_of(
     run, # a `Run`
 ) -> dict: # what → text
-    "Collect what a run can say of itself without loading its weights"
+    "Collect the facts about a run that are known without loading its weights"
     size = sum(count_parameters(ModelConfig(**run.config["model"])).values())
     facts = dict(model=f"{size:,} parameters")
     if start := run.config.get("init"): facts["began with"] = f"the weights of {start['name']}"
@@ -32,7 +32,7 @@ def facts_of(
 
 # %% ../nbs/portrait.ipynb #7cab30da
 def _score_so_far(run):
-    "Say how good a run is: the result of a finished one, or its best evaluation"
+    "Describe the score of a run: the result of a finished one, or its best evaluation"
     if (run.folder/"result.json").exists():
         score = "{bits_per_byte:.4f} bits per byte on {stories:,} validation stories"
         return score.format(**run.result)
@@ -41,7 +41,7 @@ def _score_so_far(run):
 
 # %% ../nbs/portrait.ipynb #509af797
 def _name_of(run):
-    "Name a run as it can be opened again"
+    "Name a run by what `Run` opens it with"
     return "bundled" if run.folder == Path(str(ASSETS/"bundled")) else str(run.folder)
 
 def as_line(
@@ -66,7 +66,7 @@ def later_method(
     run, # a `Run`
     name:str, # of a method that its class does not have yet
 ): # the method
-    "Import the module that adds a method. Raises AttributeError for one that nobody adds"
+    "Import the module that adds a method. Raises AttributeError for one that no module adds"
     if name in METHODS: import_module(f"tinyrope.{METHODS[name]}")
     if name in vars(type(run)): return getattr(run, name)
     raise AttributeError(f"a run has no {name!r}: it has {', '.join(METHODS)}, and {_OWN}")

@@ -63,7 +63,7 @@ def _original_parts(config, identity):
 
 # %% ../nbs/prepare.ipynb #037167f4
 def _find_tokenizer(config, vocab_size, place):
-    "Find the tokenizer at `place` plus its hash, or train it. Raises ValueError if it was changed"
+    "Find the tokenizer in the file PLACE-HASH.json, or train it. Raises ValueError if it was changed"
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock"):
         found = next(place.parent.glob(f"{place.name}-*.json"), None)
@@ -127,7 +127,7 @@ def _find_store(config, split, tokenizer, place):
 def stories_in(
     store:TokenStore, # validation tokens
     tokenizer, # its tokenizer
-    limit:int = 2000, # at most so many, from the beginning
+    limit:int = 2000, # largest number of stories, from the beginning
 ) -> list: # of texts
     "Decode the first stories of a store"
     tokens = store[:]

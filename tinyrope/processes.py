@@ -1,4 +1,4 @@
-"""The same run on a CPU, on a GPU, or on several processes that share the work.
+"""The same run works on a CPU, on a GPU, or on several processes that share the work.
 
 Docs: https://tinyrope.github.io/tinyrope/processes.html.md"""
 
@@ -25,7 +25,7 @@ from .model import flops_per_token
 def pick_device(
     name:str = "auto", # "auto", "cpu", "cuda", "cuda:1", "mps"
 ) -> torch.device:
-    "Choose a device. Raises ValueError for one that is not there"
+    "Choose a device. Raises ValueError for one that is not available"
     kind, _, index = name.partition(":")
     has = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
     available = [k for k, is_there in has.items() if is_there]
@@ -50,16 +50,16 @@ def _own_gpu(rank):
 def synchronise(
     device:torch.device, # any
 ):
-    "Wait until the device has done all that was asked of it"
+    "Wait until the device has finished all launched work"
     if device.type == "cuda": torch.cuda.synchronize(device)
     if device.type == "mps": torch.mps.synchronize()
 
 # %% ../nbs/processes.ipynb #77aba6d1
 def use_bf16(
     config, # a `TrainConfig`: its `precision`
-    device:torch.device, # where the products are done
+    device:torch.device, # where the products are computed
 ) -> bool:
-    "Tell whether matrix products are done in bf16"
+    "Tell whether matrix products are computed in bf16"
     able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return config.precision == "bf16" or config.precision == "auto" and able
 
@@ -85,9 +85,9 @@ def is_long(
 # %% ../nbs/processes.ipynb #cae3f563
 def compile_forward(
     trainer, # a `Trainer`: its `forward` is replaced
-    say = print, # called with what the user shall know
+    say = print, # called with messages for the user
 ):
-    "Compile the training pass where asked, or the run is long. Raises ValueError if it cannot"
+    "Compile the training pass if asked, or if the run is long. Raises ValueError without a compiler"
     wish = trainer.config.compile
     if wish == "off" or wish == "auto" and not is_long(trainer): return
     if can_compile(trainer.device):
@@ -140,7 +140,7 @@ def any_rank(
 # %% ../nbs/processes.ipynb #47322998
 @contextmanager
 def stop_on_request():
-    "Turn Ctrl-C and SIGTERM into a flag; yields a function that tells whether it is up"
+    "Turn Ctrl-C and SIGTERM into a flag; yields a function that tells whether it is set"
     asked, old = [], {}
     def ask(which, _):
         if asked and which == signal.SIGINT: raise KeyboardInterrupt
@@ -189,7 +189,7 @@ def shard_like(
     x:Tensor, # the same on every process
     like:Tensor, # sharded or not
 ) -> Tensor:
-    "Shard a tensor that every process has as `like` is sharded; without communication"
+    "Shard a tensor like another one; every process has all of it, so nothing is sent"
     if not hasattr(like, "full_tensor"): return x
     from torch.distributed.tensor import distribute_tensor
     return distribute_tensor(x, like.device_mesh, like.placements, src_data_rank=None)

@@ -1,4 +1,4 @@
-"""Long work shows how far it is: a bar in a terminal or notebook, elsewhere a line about every ten seconds.
+"""Long operations show their progress: a bar in a terminal or notebook, elsewhere a line about every ten seconds.
 
 Docs: https://tinyrope.github.io/tinyrope/progress.html.md"""
 
@@ -34,7 +34,7 @@ class Lines:
     def update(self,
         n:int, # units done since the last call
     ):
-        "Count, and write a line if it is time"
+        "Count units, and write a line if ten seconds have passed"
         self.n += n
         now = time.monotonic()
         if now - self.said < self.every: return
@@ -74,7 +74,7 @@ def progress(
     quiet:bool = False, # show nothing?
     **options, # of a bar: total, initial, unit, desc
 ): # a bar of tqdm, or `Lines`
-    "Begin to show how far something is"
+    "Open a bar, or lines, that show progress"
     if quiet: return tqdm(disable=True, **options)
     if _in_notebook():
         from tqdm.notebook import tqdm as notebook_tqdm

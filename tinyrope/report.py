@@ -1,4 +1,4 @@
-"""At its start a run says what it will do, and at its end whether the result is good.
+"""At its start a run prints what it will do, and at its end what its score is compared with.
 
 Docs: https://tinyrope.github.io/tinyrope/report.html.md"""
 
@@ -54,7 +54,7 @@ def header(
     asked, # a `ModelConfig`: the model that was asked for
     threads:int, # of this process
 ) -> str:
-    "Say what a run will do"
+    "Describe what a run will do"
     c, b = trainer.model.config, trainer.batches
     parameters = sum(count_parameters(c).values())
     sizes = [f"{s.metadata['tokens']:,} tokens in {s.metadata['stories']:,} texts"
@@ -91,7 +91,7 @@ def xz_bits_per_byte(
     known:str, # training text
     text:str, # validation text
 ) -> float: # bits per byte
-    "Measure how small xz makes a text, given another one before it"
+    "Measure the size of a text that xz compresses after another one"
     before, both = (len(lzma.compress(s.encode())) for s in (known, known + text))
     return 8*(both - before)/len(text.encode())
 
@@ -108,7 +108,7 @@ def _ngrams(data, tokens, stories) -> dict: # ngram_bits_per_byte, ngram_order
 _MOST_READ, _MOST_SCORED, _MOST_PACKED = 2**21, 50_000, 2**20
 
 def _texts(tokenizer, tokens):
-    "The texts between the end-of-text marks of some tokens"
+    "Decode the texts between the end-of-text marks of some tokens"
     return split_stories(tokenizer.decode(tokens.tolist(), skip_special_tokens=False))
 
 def _measure_floors(data):
@@ -120,7 +120,7 @@ def _measure_floors(data):
 
 # %% ../nbs/report.ipynb #38b4ab67
 def _hash_of(data):
-    "What floors depend on: the tokens of both stores, and what they stand for"
+    "Hash what the scores depend on: the tokens of both stores, and the tokenizer"
     parts = data.train.metadata["sha256"], data.valid.metadata["sha256"], data.tokenizer.to_str()
     return sha256("\n".join(parts).encode()).hexdigest()
 
@@ -128,7 +128,7 @@ def _hash_of(data):
 def floors(
     data, # a `RunData`
 ) -> dict: # xz_bits_per_byte, ngram_bits_per_byte, ngram_order
-    "Score the validation text by what is no neural network; measured once for the same data"
+    "Score the validation text with xz and n-grams, once for the same data"
     place = cache_folder()/"floors"/f"{_hash_of(data)}.json"
     try: return read_record(place, _FLOORS)
     except (OSError, ValueError): found = _measure_floors(data)
@@ -143,9 +143,9 @@ _FLOORS = dict(xz_bits_per_byte=NUMBER, ngram_bits_per_byte=NUMBER, ngram_order=
 def compare(
     model, # a `Transformer`: the best model of a run
     data, # a `RunData`: what it has read
-    quiet:bool = False, # do not show how far it is?
+    quiet:bool = False, # show no progress?
 ) -> dict: # train_bits_per_byte, and `floors`
-    "Measure what tells whether a model's loss is good"
+    "Measure the scores that a model's loss is compared with"
     seen = _texts(data.tokenizer, data.train[:min(len(data.valid), _MOST_SCORED)])
     scores = evaluate_stories(model, data.tokenizer, seen, quiet)
     return dict(train_bits_per_byte=scores["bits_per_byte"], **floors(data))
@@ -159,7 +159,7 @@ _NAMES = {"bits_per_byte": "this model, at its best step, {best_step:,}",
 def comparison(
     result:dict, # of a run: its scores, and what `compare` measured
 ) -> str: # lines
-    "Set the bits per byte of a model beside others"
+    "Compare the bits per byte of a model with those of n-grams and xz"
     gap = f"{result['bits_per_byte'] - result['train_bits_per_byte']:.3f}".replace("-", "−")
     rows = [f"  {result[name]:.3f}  {said.format(**result, gap=gap)}"
             for name, said in _NAMES.items() if name in result]
@@ -173,7 +173,7 @@ def warnings_of(
     result:dict, # as for `comparison`
     rows:list, # of metrics
 ) -> list: # sentences
-    "Say what makes the result of a run worse than it looks, or worse than it could be"
+    "List the warnings about the result of a run"
     rose = bool(rows) and rows[-1]["val_loss"] > min(r["val_loss"] for r in rows) + _RISE
     found = [_rise(rows)] if rose else []
     others = {"ngram_bits_per_byte": "a table of n-grams", "xz_bits_per_byte": "xz"}
@@ -207,7 +207,7 @@ _SCORES = ("validation, {stories:,} texts: loss {loss:.4f} nats per token, "
 def verdict_of_run(
     run:Run, # a finished run
 ) -> str: # lines
-    "Say what a run has reached, and whether that is good"
+    "Describe the scores of a run, with comparison and warnings"
     result = run.result
     try: rows = run.metrics
     except ValueError: rows = []                # a run of an earlier version may have lost them
@@ -233,7 +233,7 @@ def whereabouts(
     folder:Path, # of a run
     prompt:str, # for more stories
 ) -> str: # lines
-    "Say where a run is, and how to get stories of it"
+    "Say where a run is, and how to get stories from it"
     call = f"Run({str(folder)!r}).generate({prompt!r})"
     if typed(): call = shell_line(["tinyrope-generate", "--model", str(folder), prompt])
     return f"run      {folder}\ncurves   {folder/'curves.png'}\nstories  {call}"

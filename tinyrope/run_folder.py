@@ -1,4 +1,4 @@
-"""A run folder has one writer, survives any kill, and names what is damaged in it.
+"""A run folder has one writer, stays usable if the run is killed, and damaged files in it are reported.
 
 Docs: https://tinyrope.github.io/tinyrope/run_folder.html.md"""
 
@@ -61,11 +61,11 @@ def _model_damage(config) -> str: # empty if there is none
 def read_config(
     path:Path, # a run's config.json
 ) -> dict:
-    "Read the configuration of a run. Raises ValueError if it is damaged, edited, or no run's"
+    "Read the configuration of a run. Raises ValueError if it is damaged, edited, or not of a run"
     config = read_record(path, {})
     if not {"model", "train"} & set(config):
         raise ValueError(f"{path} holds neither model nor training settings: "
-                         f"{Path(path).parent} is no run of tinyrope")
+                         f"{Path(path).parent} is not a run of tinyrope")
     wrong = _config_damage(config)
     if not wrong:
         check_registered(config.get("parts", {}), Path(path).parent)
@@ -77,19 +77,19 @@ def read_config(
 @contextmanager
 def advice_when_full(
     path:Path, # file or folder that is being written
-    what:str = "", # how to speak of it
+    what:str = "", # what the error calls it
 ):
     "If writing fails because the disk is full, say what to do"
     try: yield
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
         raise OSError(errno.ENOSPC, f"the disk is full: {what or path} was not written; the "
-                      "checkpoints before it are whole. Make room, then go on with `resume=True`") from e
+                      "earlier checkpoints are intact. Make room, then go on with `resume=True`") from e
 
 # %% ../nbs/run_folder.ipynb #464d1fd6
 def write_file(
-    path:Path, # where the file shall be
-    content:str|bytes, # what it shall hold
+    path:Path, # the file to write
+    content:str|bytes, # its content
 ):
     "Write a file whole or not at all. Raises OSError with advice when the disk is full"
     with advice_when_full(path): write_whole(path, content)
@@ -127,7 +127,7 @@ def step_name(
 
 # %% ../nbs/run_folder.ipynb #6f37bc40
 def step_of(
-    checkpoint:Path, # a folder so named
+    checkpoint:Path, # a folder with such a name
 ) -> int:
     "Read the step of a checkpoint from its name"
     return int(checkpoint.name.rpartition("-")[2])
@@ -136,20 +136,20 @@ def step_of(
 def checkpoints_in(
     folder:Path, # the `checkpoints` folder of a run
 ) -> list: # of paths, oldest first
-    "List the checkpoints of a run; what has another name is not looked at"
+    "List the checkpoints of a run; other names are ignored"
     found = folder.iterdir() if folder.is_dir() else ()
     return sorted((c for c in found if CHECKPOINT.fullmatch(c.name) and c.is_dir()), key=step_of)
 
 # %% ../nbs/run_folder.ipynb #b10de581
 def _note(path):
-    "Read a short text, whatever a damaged file holds"
+    "Read a short text, from a damaged file too"
     return path.read_bytes()[:200].decode(errors="replace")
 
 # %% ../nbs/run_folder.ipynb #3bff135b
 def last_good(
     folder:Path, # of the run
 ) -> str:
-    "Say which checkpoint of a run is the last"
+    "Name the last checkpoint of a run"
     last = folder/"last"
     if not last.exists(): return "no checkpoint had been saved"
     checkpoint = folder/"checkpoints"/_note(last)
@@ -170,7 +170,7 @@ def _refuse_links(folder):
 
 # %% ../nbs/run_folder.ipynb #122ded91
 def _check_folder(
-    folder:Path, # where a run shall be
+    folder:Path, # of the run
     resume:bool, # go on with the run that is there?
 ):
     "Raise FileExistsError or ValueError if the folder holds something else, or a run not to resume"
@@ -247,7 +247,7 @@ def _take_lock(folder) -> FileLock:
 # %% ../nbs/run_folder.ipynb #1aacdd4a
 @contextmanager
 def _locked(folder):
-    "Hold the lock of a run folder, which is made if it is not there"
+    "Hold the lock of a run folder, which is made if it does not exist"
     made = [p for p in (folder, *folder.parents) if not p.exists()]
     lock = None
     try:
@@ -287,7 +287,7 @@ def _end_with_parent() -> threading.Event: # set it to end the watch
 # %% ../nbs/run_folder.ipynb #97a9ae1f
 @contextmanager
 def sole_writer(
-    folder:str|Path, # where the run shall be
+    folder:str|Path, # of the run
     resume:bool, # go on with the run that is there?
 ):
     "Be the only writer of a run folder. Raises FileExistsError, OSError or ValueError if refused"
@@ -305,7 +305,7 @@ def sole_writer(
 
 # %% ../nbs/run_folder.ipynb #658d615a
 def wait_for_all():
-    "Wait until all processes of a run have come here"
+    "Wait until all processes of a run have reached this call"
     if dist.is_initialized():
         dist.barrier(dist.new_group(backend="gloo", timeout=timedelta(days=7)))
 
@@ -331,7 +331,7 @@ def split_log(
 def read_rows(
     path:Path, # a .jsonl file of a run
 ) -> list: # of rows
-    "Read a log without a last row that is torn. Raises ValueError that names a broken row"
+    "Read a log, without an incomplete last row. Raises ValueError that names a broken row"
     rows = []
     content = path.read_bytes() if path.exists() else b""
     for i, (line, row) in enumerate(split_log(content, path.name), 1):
@@ -359,7 +359,7 @@ def rows_to_seal(
     path:Path, # a log of the run
     checkpoint:Path, # that will hold it
 ) -> bytes:
-    "Collect the rows of a log: those in the checkpoint before, and what has been written since"
+    "Collect the rows of a log: those in the previous checkpoint, and those written since"
     now = path.read_bytes() if path.exists() else b""
     before = [c for c in checkpoints_in(checkpoint.parent) if step_of(c) < step_of(checkpoint)]
     sealed = sealed_rows(before[-1], path.name) if before else None
@@ -369,7 +369,7 @@ def rows_to_seal(
 
 # %% ../nbs/run_folder.ipynb #6236a84c
 def set_aside(
-    path:Path, # a file that is going to be replaced
+    path:Path, # a file that will be replaced
 ) -> str: # a sentence on where it is
     "Keep a copy of a file under a new name"
     if not path.exists() or not path.stat().st_size: return "nothing was in it"
@@ -380,7 +380,7 @@ def set_aside(
 
 # %% ../nbs/run_folder.ipynb #5b7e92c3
 def _changed_rows(now, sealed):
-    "List the indices of rows of a log that are not what was sealed"
+    "List the indices of rows of a log that differ from the sealed copy"
     lines, expected = now.splitlines(), sealed.splitlines()
     return [i for i, line in enumerate(expected) if lines[i:i+1] != [line]]
 
@@ -409,7 +409,7 @@ def _salvage(now, name, checkpoint):
 
 # %% ../nbs/run_folder.ipynb #bffdc1e0
 def _compare_log(path, now, checkpoint):
-    "Return what a log shall hold, and what to say if it differs by more than a kill explains"
+    "Return the rows a log is to have, and a message if it differs by more than a kill explains"
     kept = sealed_rows(checkpoint, path.name) if checkpoint else b""
     if kept is None:
         kept, said = _salvage(now, path.name, checkpoint)
@@ -419,14 +419,14 @@ def _compare_log(path, now, checkpoint):
         return kept, f"{said}: restored from {checkpoint.name}"
     step = step_of(checkpoint) if checkpoint else 0
     later = {row["step"] for _, row in split_log(now, path.name) if row and row["step"] > step}
-    return kept, f"goes on after step {step}: back to there" if len(later) > 1 else ""
+    return kept, f"goes on after step {step}: cut back to it" if len(later) > 1 else ""
 
 # %% ../nbs/run_folder.ipynb #36d11748
 def restore_rows(
     path:Path, # a log
     checkpoint:Path|None, # where the run goes back to; None: to its beginning
 ):
-    "Bring a log back to a checkpoint; report and keep what a kill does not explain"
+    "Restore a log to a checkpoint; report and keep what a kill does not explain"
     now = path.read_bytes() if path.exists() else b""
     kept, said = _compare_log(path, now, checkpoint)
     if said:
@@ -439,7 +439,7 @@ def clear_away(
     folder:Path, # of the run
     step:int, # where it goes back to
 ):
-    "Remove what a killed run has left half-written, and its checkpoints of later steps"
+    "Remove unfinished files of a killed run, and its checkpoints of later steps"
     for path in folder.iterdir():
         if _TEMPORARY.fullmatch(path.name) and path.is_file(): path.unlink()
     place = folder/"checkpoints"

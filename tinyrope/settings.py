@@ -1,4 +1,4 @@
-"""Each setting declares which values it may have, and one function checks them all.
+"""Each setting declares the values that are allowed, and one function checks them all.
 
 Docs: https://tinyrope.github.io/tinyrope/settings.html.md"""
 
@@ -75,7 +75,7 @@ def named(
 
 # %% ../nbs/settings.ipynb #9b7ad750
 def _range(r:Interval) -> str:
-    "Say an interval in words"
+    "Describe an interval in words"
     if None not in (r.ge, r.le): return f"from {r.ge:,} to {r.le:,}"
     bounds = {"of at least": r.ge, "above": r.gt, "at most": r.le, "below": r.lt}
     known = [f"{word} {bound:,}" for word, bound in bounds.items() if bound is not None]
@@ -85,7 +85,7 @@ def _range(r:Interval) -> str:
 def allowed(
     kind, # annotation of a setting
 ) -> str: # for "must be ..."
-    "Say what a setting may be. Raises TypeError if it declares no range"
+    "Describe the values that a setting may have. Raises TypeError if it declares no range"
     if kind is bool: return "True or False"
     if get_origin(kind) is Literal: return "one of " + ", ".join(map(repr, get_args(kind)))
     base, *rules = get_args(kind) if get_origin(kind) is Annotated else (kind,)
@@ -133,7 +133,7 @@ def check(
 # %% ../nbs/settings.ipynb #6b908778
 @dataclass(frozen=True)
 class Settings:
-    "Base of frozen dataclasses that check their fields. Raises ValueError for what was not declared"
+    "Base of frozen dataclasses that check their fields. Raises ValueError for other values"
     def __init_subclass__(cls):
         for name, kind in inspect.get_annotations(cls).items():
             try: allowed(kind)
@@ -170,7 +170,7 @@ def checked(
 def as_options(
     message:str, # of an error
     options, # names of the options that the command has
-) -> str: # the message, as a command says it
+) -> str: # the message, as a command prints it
     "Spell the arguments in a message as options: `resume=True` as --resume, other settings as --set"
     def option(found):
         name, value = found[1], (found[2] or "").strip("'\"")
@@ -187,7 +187,7 @@ _OPTIONS = ContextVar("options", default=None)
 def in_command(
     options, # names of the options of the command that runs in this block
 ):
-    "Let messages be for someone who typed a command"
+    "Write messages for the user of a command"
     before = _OPTIONS.set(tuple(options))
     try: yield
     finally: _OPTIONS.reset(before)

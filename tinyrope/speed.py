@@ -1,4 +1,4 @@
-"""The fastest matrix products of a machine are measured and remembered.
+"""The speed of the fastest matrix products of a machine is measured and stored.
 
 Docs: https://tinyrope.github.io/tinyrope/speed.html.md"""
 
@@ -47,7 +47,7 @@ def best_speed(
     device:torch.device, # where to multiply
     dtype:torch.dtype, # of the matrices
 ) -> float: # floating-point operations per second
-    "Measure the speed of products, and return the best that this machine has shown so far"
+    "Measure the speed of products, and return the best that was measured on this machine"
     place, key = cache_folder()/"speeds.json", _machine(device, dtype)
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock"):
@@ -74,7 +74,7 @@ def speed_watch(
     dtype:torch.dtype, # of the matrices
     every:float = 30., # seconds between two measurements, at least
 ): # function without arguments: floating-point operations per second
-    "Make a function that tells the best speed of this machine, and measures it now and then"
+    "Make a function that returns the best speed of this machine, and sometimes measures it again"
     last, found = -float("inf"), 0.
     def peak():
         nonlocal last, found
@@ -87,15 +87,15 @@ def speed_watch(
 def choose_bf16(
     trainer, # a `Trainer` whose run begins or goes on
     folder:Path, # of the run
-) -> bool: # are the products of training done in bf16?
-    "Choose the precision of a run; what it began with counts"
+) -> bool: # are the matrix products of training computed in bf16?
+    "Choose the precision of a run; a resumed run keeps its own"
     c, device = trainer.config, trainer.device
     if c.precision != "auto" or device.type != "cpu": return use_bf16(c, device)
     if (folder/"config.json").exists():
         return read_config(folder/"config.json").get("bf16", False)
     if not is_long(trainer): return False
     fast = best_speed(device, torch.bfloat16) > 1.5*best_speed(device, torch.float32)
-    return any_rank(fast, device)               # all processes alike
+    return any_rank(fast, device)               # the same for all processes
 
 # %% ../nbs/speed.ipynb #36d7d642
 def _decoder(c, batch, filled, steps, device):
@@ -118,7 +118,7 @@ def decoding_speed(
     steps:int = 8, # tokens that are decoded
     batches:tuple = (1, 16), # sequences decoded together
 ) -> dict: # cache_bytes of a context in fp32; seconds and tokens per second of each model
-    "Measure the size of the cache, and the speed of decoding after so many tokens"
+    "Measure the size of the cache, and the speed of decoding after `filled` tokens"
     seconds = {}
     for b in batches:
         runs = {name: _decoder(c, b, filled, steps, device) for name, c in models.items()}

@@ -53,7 +53,7 @@ def weights_hash(
 
 # %% ../nbs/start.ipynb #338f8d73
 def _model_and_tokenizer(name, tokenizer):
-    "Load a model that weights are taken from, with its tokenizer"
+    "Load the model that gives the weights, with its tokenizer"
     if Path(name).is_file(): return _from_llama2c(name, tokenizer)
     if tokenizer not in ("bpe", "init"):
         raise ValueError(f"the tokenizer comes with the weights of {name}: leave out "
@@ -74,8 +74,8 @@ _BYTES = dict(type="Sequence", decoders=[dict(type="ByteFallback"), dict(type="F
 
 def byte_exact(
     tokenizer, # of `tokenizers`
-): # one that gives texts back to the byte, if it has byte fallback; others as they are
-    "Let a tokenizer with byte fallback put no space before a text"
+): # one whose tokens have exactly the bytes of a text; without byte fallback, the same one
+    "Make a tokenizer with byte fallback put no space before a text"
     record = json.loads(tokenizer.to_str())
     if not record["model"].get("byte_fallback"): return tokenizer
     model = json.dumps(record["model"], ensure_ascii=False).replace("▁", " ")
@@ -98,7 +98,7 @@ def shape_of(
     start:Start, # the given weights
     settings:dict, # that were given by name
 ) -> ModelConfig:
-    "Choose the shape of a model with given weights. Raises ValueError for settings against them"
+    "Choose the shape of a model with given weights. Raises ValueError for settings that contradict them"
     c, own = start.model, {f.name for f in fields(ModelConfig)}
     free = {"dropout", "attention_dropout"}
     if c.position != "learned" and c.rope_factor == 1: free.add("seq_len")
@@ -112,7 +112,7 @@ def shape_of(
 
 # %% ../nbs/start.ipynb #9ad21051
 def _resumed_start(folder, then, name, tokenizer):
-    "Take up the start of a run in its folder. Raises ValueError for other weights than it had"
+    "Find the given weights of the run in a folder. Raises ValueError for other weights"
     saved = bool(checkpoints_in(folder/"checkpoints"))
     if saved and name in (None, then["name"]):
         run = Run(folder)
@@ -141,10 +141,10 @@ def find_start(
 # %% ../nbs/start.ipynb #564aed77
 def with_given(
     overrides:dict, # settings
-    steps:int|None, # to take; None: as the preset has it
+    steps:int|None, # to take; None: those of the preset
     init:str|None, # a way to draw weights, or the name of given ones
 ) -> dict: # settings
-    "Add what is given to `train` by name and is a setting"
+    "Add the arguments of `train` that are settings"
     given = dict(steps=steps, init=init if init in DRAWN else None)
     return overrides | {k: v for k, v in given.items() if v is not None}
 
@@ -154,7 +154,7 @@ def begin(
     name:str|None, # where weights come from; None: drawn, or as the run began
     folder:Path, # of the run
 ): # a `Job`
-    "Let a job begin with given weights, if there are any. Raises ValueError if they do not fit it"
+    "Begin a job with given weights, if there are any. Raises ValueError if they do not fit it"
     given = None if name in DRAWN else name
     start = find_start(folder, given, job.config.tokenizer)
     if start is None: return job
@@ -178,11 +178,11 @@ def with_vocabulary(
     start:Start|None, # given weights
     tokenizer, # of the run
 ) -> ModelConfig:
-    "Choose the size of the vocabulary. Raises ValueError if given weights know too few tokens"
+    "Choose the size of the vocabulary. Raises ValueError if given weights have too few rows"
     n = tokenizer.get_vocab_size()
     if start is None: return replace(model, vocab_size=n)
     if n <= model.vocab_size: return model
-    raise ValueError(f"the tokenizer has {n:,} tokens, the weights of {start.name} know "
+    raise ValueError(f"the tokenizer has {n:,} tokens, the weights of {start.name} have rows for "
                      f"{model.vocab_size:,}: this is not their tokenizer")
 
 # %% ../nbs/start.ipynb #a466d303

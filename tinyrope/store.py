@@ -1,4 +1,4 @@
-"""A corpus is tokenized once, into a folder that is complete or does not exist.
+"""A corpus is tokenized once, into a folder that is either complete or does not exist.
 
 Docs: https://tinyrope.github.io/tinyrope/store.html.md"""
 
@@ -31,9 +31,9 @@ from .progress import progress
 # %% ../nbs/store.ipynb #77e096fa
 @contextmanager
 def written_whole(
-    path:str|Path, # where the file shall be
+    path:str|Path, # the file to write
 ): # a binary file to write into
-    "Open a file beside `path` for writing; if the block ends without an error, it gets the name"
+    "Open a temporary file for writing, which becomes `path` if the block ends without an error"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
@@ -53,17 +53,17 @@ def written_whole(
 # %% ../nbs/store.ipynb #247467a6
 def rename_synced(
     part:str|Path, # a file, or a folder, that is complete and synced
-    path:str|Path, # the name it shall have, in the same file system
+    path:str|Path, # its new name, in the same file system
 ):
-    "Rename a file or a folder so that the new name lasts"
+    "Rename a file or a folder so that the new name survives a power failure"
     os.replace(part, path)
     sync(Path(path).parent)
 
 # %% ../nbs/store.ipynb #50b908b1
 def sync(
-    path:Path, # a file, or a folder whose renames shall last
+    path:Path, # a file, or a folder in which files were renamed
 ):
-    "Make a file, or the renames in a folder, last"
+    "Write a file, or the renames in a folder, to disk"
     if os.name == "nt" and path.is_dir(): return
     fd = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try: os.fsync(fd)
@@ -82,19 +82,19 @@ def naming(
 
 # %% ../nbs/store.ipynb #850a19a8
 def write_whole(
-    path:str|Path, # where the file shall be
-    content:str|bytes, # what it shall hold
+    path:str|Path, # the file to write
+    content:str|bytes, # its content
 ):
-    "Write a file so that it is there whole or not at all"
+    "Write a file whole or not at all"
     content = content.encode() if isinstance(content, str) else content
     with written_whole(path) as file, naming(path): file.write(content)
 
 # %% ../nbs/store.ipynb #adabc322
 def write_shared(
-    path:Path, # where the file shall be
-    make, # function without arguments: what it shall hold
+    path:Path, # the file to write
+    make, # function without arguments that returns the content
 ) -> Path: # the same path
-    "Write a file that several processes need, unless it is there"
+    "Write a file that several processes need, unless it exists"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists(): write_whole(path, make())
@@ -125,7 +125,7 @@ def misfit(
     kinds:dict, # name → type (or types) of the fields that it must have; it may have more
 ) -> str: # what is wrong; empty if nothing
     "Compare a JSON value with the fields that it should have"
-    if not isinstance(record, dict): return f"it holds {short(record)} where named fields belong"
+    if not isinstance(record, dict): return f"it holds {short(record)} instead of named fields"
     for name, kind in kinds.items():
         if name not in record: return f"it has no {name!r}"
         value = record[name]
@@ -138,7 +138,7 @@ def read_record(
     path:str|Path, # a JSON file
     kinds:dict, # name → type (or types) of its fields
 ) -> dict:
-    "Read a JSON object with the fields it must have. Raises ValueError if it is another value"
+    "Read a JSON object with the fields that it must have. Raises ValueError for other values"
     try:
         record = json.loads(Path(path).read_bytes())
         wrong = misfit(record, kinds)
@@ -151,8 +151,8 @@ def _checksum(record):
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 def write_sealed(
-    path:Path, # where the file shall be
-    record:dict, # what it shall hold, as JSON
+    path:Path, # the file to write
+    record:dict, # its content, as JSON
 ):
     "Write a JSON file with a checksum of its content"
     write_whole(path, json.dumps(record | {"checksum": _checksum(record)}, indent=1))
@@ -180,7 +180,7 @@ def check_text(
     try: text.encode()
     except UnicodeEncodeError as e:
         where = f"character {e.start:,} ({text[e.start]!r})"
-        advice = "remove it, or decode the text anew"
+        advice = "remove it, or decode the text again"
         raise ValueError(f"{name} is not valid Unicode at {where}: {advice}") from e
 
 # %% ../nbs/store.ipynb #9adae290
@@ -205,7 +205,7 @@ def pieces_of(
 def token_bytes(
     tokenizer, # a byte-level tokenizer, or one with byte fallback
 ) -> np.ndarray: # (vocab_size,) bytes that each token stands for; end-of-text counts 0
-    "Count the bytes behind every token: each character of a token's name stands for one byte"
+    "Count the bytes of every token: each character of a token's name stands for one byte"
     sizes = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
     size = _spelt_bytes if getattr(tokenizer.model, "byte_fallback", False) else len
     for token, i in tokenizer.get_vocab().items():
@@ -225,8 +225,8 @@ def _check_bytes(texts, encoded, sizes):
         if got == wanted: continue
         start = repr(text[:40])
         if EOT in text:
-            raise ValueError(f"the story {start} holds {EOT}: part it with split_stories")
-        raise ValueError(f"the tokenizer does not give the story {start} back: its tokens stand "
+            raise ValueError(f"the story {start} holds {EOT}: split it with split_stories")
+        raise ValueError(f"the tokenizer does not reproduce the story {start}: its tokens stand "
                          f"for {got:,} bytes, the story has {wanted:,}. Train one with train_bpe")
 
 # %% ../nbs/store.ipynb #b75dd210
@@ -244,9 +244,9 @@ def _batches(texts):
 # %% ../nbs/store.ipynb #08a09ab6
 @contextmanager
 def no_panic(
-    what:str, # what the error shall say
+    what:str, # message of the error
 ):
-    "Turn a failure inside the tokenizers library, which is no Exception, into a ValueError"
+    "Turn a failure inside the tokenizers library, which is not an Exception, into a ValueError"
     try: yield
     except BaseException as e:
         if type(e).__name__ != "PanicException": raise
@@ -256,8 +256,8 @@ def no_panic(
 def _dtype(tokenizer):
     return np.dtype(np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32)
 
-def _encode_batch(texts, tokenizer, dtype) -> list: # an array of ids a text
-    "Tokenize texts side by side"
+def _encode_batch(texts, tokenizer, dtype) -> list: # an array of ids for each text
+    "Tokenize texts in parallel"
     encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     return [np.array(e.ids, dtype) for e in encoded]
 
@@ -269,7 +269,7 @@ def _encode_long(text, tokenizer, dtype) -> np.ndarray: # ids
     return np.concatenate(parts)
 
 # %% ../nbs/store.ipynb #f58b2ae6
-def _tokens(texts, tokenizer, dtype) -> list: # an array of ids a text
+def _tokens(texts, tokenizer, dtype) -> list: # an array of ids for each text
     "Tokenize texts of any length. Raises ValueError for one that cannot be tokenized"
     for text in texts: check_text(text, "a story")
     with no_panic("the tokenizer fails on a story"):
@@ -321,7 +321,7 @@ class TokenStore:
         try:
             self.metadata = read_sealed(self.folder/"store.json", _METADATA)
             whole = _is_whole(self.folder, self.metadata, verify)
-        except PermissionError: raise                   # it may be whole
+        except PermissionError: raise                   # it may be intact
         except (OSError, ValueError, KeyError, TypeError): whole = False
         if not whole:
             raise ValueError(f"the token store {folder} is damaged or cut short, or of an older "
@@ -367,9 +367,9 @@ def _is_whole(folder, metadata, verify) -> bool:
 def build_store(
     stories, # texts; for a store that is begun or finished, the same ones in the same order
     tokenizer, # tokenizers.Tokenizer
-    folder:str|Path, # where the store shall be
+    folder:str|Path, # of the store
     original:bool=False, # filter and cut the stories as the original run did
-    shard_tokens:int=2**27, # the batch of stories that reaches so many tokens closes a shard
+    shard_tokens:int=2**27, # a shard ends after the batch of stories that brings it to this many tokens
 ) -> TokenStore: # verified
     "Build a store, continue one, or find it. Raises ValueError for other stories"
     if shard_tokens < 1: raise ValueError(f"shard_tokens must be at least 1, got {shard_tokens}")
@@ -421,7 +421,7 @@ def _fill(part, stories, tokenizer, made):
 
 # %% ../nbs/store.ipynb #2f3082f9
 def _describe(part, made, shards, tokenizer) -> dict:
-    "What `store.json` says about the shards in a folder. Raises ValueError if there are none"
+    "Describe the shards in a folder for `store.json`. Raises ValueError if there are none"
     if not shards:
         raise ValueError("no story was left to tokenize: the text is too small for a part of it to "
                          "be held out, or the filter leaves nothing. Give more text, or texts for "

@@ -1,4 +1,4 @@
-"""The notebooks are run as tests and shown as pages, with signatures as they are written.
+"""The notebooks are run as tests and shown as pages, with signatures as they are written in the source.
 
 Docs: https://tinyrope.github.io/tinyrope/testing.html.md"""
 
@@ -34,7 +34,7 @@ def one_thread_each(
 def for_quarto(
     cell, # of a notebook that nbdev has prepared
 ):
-    "Take out of a cell what keeps Quarto from showing it"
+    "Prepare a cell for Quarto: without the note on its time, and with each option once"
     if cell.cell_type != "code": return
     cell.metadata.pop("execution", None)
     lines = cell.source.splitlines()
@@ -44,7 +44,7 @@ def for_quarto(
 
 # %% ../nbs/testing.ipynb #df9b3734
 class InOrder:
-    "Processor that puts cells in the order of their notebook, and before each what it exports"
+    "Processor that orders cells as in their notebook, each after the documentation of its definitions"
     def __init__(self,
         nb, # notebook that nbdev has prepared
     ):
@@ -59,7 +59,7 @@ class InOrder:
     def begin(self): self.nb.cells = sorted(self.nb.cells, key=self.where)
 
     def where(self, cell):
-        "The place of a cell; the title, which nbdev has made anew, comes first"
+        "Look up the place of a cell; the title, which nbdev makes itself, comes first"
         documented = re.search(r"^show_doc\((?:\w+\.)*(\w+)\)$", cell.source, re.M)
         return self.place.get(documented[1] if documented else cell.get("id"), (-1, 0, 0))
 
@@ -67,7 +67,7 @@ class InOrder:
 _COLAB = "https://colab.research.google.com/github/tinyrope/tinyrope/blob/main/nbs/"
 
 class OpenInColab:
-    "Processor that links a page to its notebook on Colab, if that can set itself up there"
+    "Processor that links a page to its notebook on Colab, if the notebook can set itself up there"
     def __init__(self,
         nb, # notebook that nbdev has prepared
     ): self.nb = nb
@@ -163,7 +163,7 @@ def fields_of(
 
 # %% ../nbs/testing.ipynb #4bc84754
 def _place_of(symbol, source) -> str|None:
-    "Find the file and line of what has this source in the package"
+    "Find the file and line of a symbol with this source in the package"
     known = _definitions().get(getattr(symbol, "__name__", ""), [])
     return next((place for place, _, found in known if source.rstrip().endswith(found)), None)
 
@@ -172,13 +172,13 @@ def as_written(
     symbol, # what is documented
     **options, # of nbdev's renderer: a name, and the level of the heading
 ): # what a notebook shows as Markdown
-    "Document a function or a class as its source has it"
+    "Document a function or a class with the signature of its source"
     from nbdev.showdoc import BasicMarkdownRenderer
     page = BasicMarkdownRenderer(symbol, **options)
     try: source = _source_of(symbol)
     except (LookupError, OSError, TypeError): return page           # not written in this package
     page.dm = signature(source)
-    parts = re.split("(`[^`]*`)", page.docs)                        # what is no code, and what is
+    parts = re.split("(`[^`]*`)", page.docs)                        # text and code in turns
     page.docs = "".join(p if p.startswith("`") else p.replace("--", r"\-\-") for p in parts)
     if is_dataclass(symbol): page.docs += "\n\n" + fields_of(source)
     place, shown = _place_of(symbol, source), page._repr_markdown_

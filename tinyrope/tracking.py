@@ -37,7 +37,7 @@ from .store import EOT, write_whole
 # %% ../nbs/tracking.ipynb #3929eb2f
 @dataclass
 class Stopwatch:
-    "Times steps: the first of a process apart from those since the last row of metrics"
+    "Times the first step of a process, and separately the steps since the last row of metrics"
     device:torch.device     # that takes the steps
     first:float = 0.        # seconds of the first step
     steps:int = 0           # steps timed since the last row, without the first ...
@@ -51,7 +51,7 @@ class Stopwatch:
     def stop(self,
         steps:int, # taken since it was started
     ) -> float: # seconds since it was started
-        "Stop after so many steps"
+        "Stop, and count the steps"
         synchronise(self.device)
         seconds, self.since = time.perf_counter() - self.since, None
         if self.first: self.steps, self.seconds = self.steps + steps, self.seconds + seconds
@@ -59,7 +59,7 @@ class Stopwatch:
         return seconds
 
     def begin_row(self) -> float: # steps per second
-        "Return the speed since the last row (of the first step, if it is alone), and begin anew"
+        "Return the speed since the last row (that of the first step, if there is no other), and reset"
         speed = self.steps/self.seconds if self.steps else 1/self.first
         self.steps, self.seconds = 0, 0.
         return speed
@@ -69,10 +69,10 @@ def make_row(
     trainer, # a `Trainer`: where it stands
     scores:dict, # of the validation blocks, from `evaluate_blocks`
     norm:float, # of the last gradient
-    watch:Stopwatch, # times the steps; its speed begins anew
+    watch:Stopwatch, # times the steps; its speed is reset
     peak:float, # operations per second of this machine in matrix products
 ) -> dict: # a line of metrics.jsonl
-    "Make a row of metrics. Raises FloatingPointError if the loss is no number"
+    "Make a row of metrics. Raises FloatingPointError if the loss is not finite"
     p, b = trainer.progress, trainer.batches
     if not math.isfinite(scores["val_loss"]):
         raise FloatingPointError(f"the validation loss is {scores['val_loss']} at step {p.step}: "
@@ -92,7 +92,7 @@ class Log:
     "Writes what a run measures"
     folder:Path             # of the run
     active:bool             # only the first process writes
-    draws:bool = False      # draw attention for the tracker? (on all processes alike)
+    draws:bool = False      # draw attention for the tracker? (the same on all processes)
     tracker:object = None   # a `Tracker`
     quiet:bool = False      # print nothing?
     callback:object = None  # function that is called with each row of metrics
@@ -118,7 +118,7 @@ class Log:
         "Call the tracker, if there is one; if it fails, say so and drop it"
         if not self.tracker: return
         try:
-            with redirect_stdout(io.StringIO()): call(self.tracker)     # some are talkative
+            with redirect_stdout(io.StringIO()): call(self.tracker)     # some trackers print
         except Exception as e:
             print(f"the tracker failed ({e}): the run goes on without it", file=sys.stderr)
             self.tracker = None
@@ -204,7 +204,7 @@ def start_tracker(
 
 # %% ../nbs/tracking.ipynb #8cf671de
 def _identity(folder, package):
-    "Look up the number by which a tracker knows a run, or draw it"
+    "Look up the number that identifies a run in a tracker, or draw it"
     place = folder/f"{package}-id"
     if not place.exists(): write_whole(place, secrets.token_hex(4))
     return place.read_text()
@@ -236,7 +236,7 @@ def send(
     figures:dict, # prompt → figure; may be empty
     samples:list, # rows of samples.jsonl
 ):
-    "Send a row of metrics; with figures, if there are any, and the samples so far"
+    "Send a row of metrics, and any figures with the samples so far"
     module, names = tracker.module, ["step", "prompt", "text"]
     media = {f"attention_{i}": module.Image(_pixels(figure), caption=prompt)
              for i, (prompt, figure) in enumerate(figures.items(), 1)}
@@ -257,8 +257,8 @@ def _pixels(figure) -> np.ndarray: # (height, width, 4) bytes
 def sample_story(
     model:Transformer, # in any mode
     tokenizer, # its tokenizer
-    prompt:str, # how the story begins
-    max_new_tokens:int = 120, # how long it may become
+    prompt:str, # beginning of the story
+    max_new_tokens:int = 120, # largest number of tokens
     seed:int = 0, # of the draws
 ) -> str: # prompt and continuation, up to end-of-text
     "Continue a story at temperature 0.7, for a look at a model in training"
@@ -290,7 +290,7 @@ def draw_attention(
     model:Transformer, # in any mode
     tokenizer, # its tokenizer
     prompt:str, # the beginning of a story
-    layer:int = 5, # which one; the last, if there are fewer
+    layer:int = 5, # number of the layer, from 0; the last, if there are fewer
 ): # matplotlib figure
     "Draw the attention of one layer over a prompt, mean over its heads"
     layer = min(layer, model.config.n_layers - 1)
@@ -298,13 +298,13 @@ def draw_attention(
     tokens = torch.tensor([ids], device=device_of(model))
     with evaluating(model), attention_weights_of(model) as weights: model(tokens)
     names = [tokenizer.decode([i], skip_special_tokens=False) for i in ids]
-    return _draw_weights(weights[layer][0].mean(0).cpu(), names, f"Layer {layer}, mean over heads")
+    return _draw_weights(weights[layer][0].mean(0).cpu(), names, f"Attention in layer {layer}, mean over heads")
 
 # %% ../nbs/tracking.ipynb #ab0f2956
 @patch
 def attention(self:Run,
     text:str, # what the model reads
-    layer:int = 5, # which one; the last, if there are fewer
+    layer:int = 5, # number of the layer, from 0; the last, if there are fewer
 ): # matplotlib figure
     "Draw the attention of one layer over a text. Raises ValueError for an empty one"
     if not text.strip(): raise ValueError("there is nothing to read: give at least one word")
@@ -319,7 +319,7 @@ def _draw_weights(weights, names, title):
     from tinyrope.plotting import STYLE, heatmap, label
     with matplotlib.rc_context(STYLE):
         fig = Figure(figsize=(5.5, 4.5))
-        ax = label(fig.subplots(), title, "token looked at", "token looking")
+        ax = label(fig.subplots(), title, "key token", "query token")
         heatmap(ax, weights, names, names, bar="weight")
     return fig
 
