@@ -95,7 +95,7 @@ class Arm:
     tuned:bool = False                          # are learning rates tried first?
     rates_of:str|None = None        # arm whose chosen rates it takes; None: its own
     text:Callable|None = None       # `Scale`, seed → file of stories, with its `validation_file`
-    direct:Callable|None = None     # `Scale`, settings → row, for what is no usual run
+    direct:Callable|None = None     # `Scale`, settings → row, where the run is not a usual one
     steps:int|None = None           # expected steps, where `changes` do not say
 
 # %% ../nbs/07b_programme.ipynb #d5f4262f
@@ -322,7 +322,7 @@ def _floor(name, scale):
 
 # %% ../nbs/07b_programme.ipynb #d63a7b34
 def _begin(name, scale, path):
-    "Write the file of a study without rows, or read it. Raises ValueError if its arms are others"
+    "Write the file of a study without rows, or read it. Raises ValueError if its arms have changed"
     s, arms = STUDIES[name], STUDIES[name].arms(scale)
     plan = {a: dict(changes=arm.changes, seeds=min(arm.seeds, scale.seeds), tuned=arm.tuned,
                     text=_name_of(arm.text)) for a, arm in arms.items()}
@@ -353,14 +353,14 @@ def _add(path, row):
 
 # %% ../nbs/07b_programme.ipynb #d2848c62
 def _extended(path, found, now):
-    "Add what a study has got since its file was begun"
+    "Add to a result what its study has gained since the file was begun"
     if any(found[k] != v for k, v in now.items()): write_result(path, found := found | now)
     return found
 
 # %% ../nbs/07b_programme.ipynb #8dd0880c
 @dataclass(frozen=True)
 class Programme:
-    "Studies that are run together. Raises ValueError for an unknown study or no text for it"
+    "Studies that are run together. Raises ValueError for an unknown study, or without its web text"
     names:tuple         # of studies
     scale:Scale         # the size
     out:Path = Path("results")  # where their files are
@@ -405,7 +405,7 @@ def _copy_rows(programme, identity, tasks):
 
 # %% ../nbs/07b_programme.ipynb #a21d4f3a
 def _do(programme, identity, tasks):
-    "Do a group of tasks; False if another worker is at it"
+    "Do a group of tasks; False if another worker does them"
     scale = programme.scale
     folder = scale.folder/scale.name/identity
     folder.parent.mkdir(parents=True, exist_ok=True)
