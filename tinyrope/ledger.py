@@ -94,7 +94,7 @@ def read_study(
 
 # %% ../nbs/ledger.ipynb #2b105997
 def _rounded(value, digits):
-    "Round all numbers in nested lists and dicts to so many significant digits"
+    "Round all numbers in nested lists and dicts to `digits` significant digits"
     if isinstance(value, float): return float(f"{value:.{digits}g}")
     if isinstance(value, dict): return {k: _rounded(v, digits) for k, v in value.items()}
     if isinstance(value, (list, tuple)): return [_rounded(v, digits) for v in value]

@@ -40,11 +40,11 @@ class Scale:
     name:str                                # for the files of results
     base:dict                               # settings that all arms start from
     folder:Path = Path("runs/programme")    # of texts, and of runs while they last
-    stories:int|None = None                 # use so many training stories; None: all
-    valid:int|None = None                   # score so many validation stories; None: all
-    seeds:int = 1000                        # at most so many seeds an arm
+    stories:int|None = None                 # training stories that are used; None: all
+    valid:int|None = None                   # validation stories that are scored; None: all
+    seeds:int = 1000                        # most seeds of an arm
     factors:tuple = (.5, 1., 2.)            # on the learning rates, where they are tuned
-    epochs:float = 1000.                    # at most so many, where an arm asks for epochs
+    epochs:float = 1000.                    # most epochs, where an arm asks for epochs
     web:str|None = None                     # a file of web text, for what needs it
 
 # %% ../nbs/07b_programme.ipynb #bce97beb
@@ -134,7 +134,7 @@ def study(
     title:str, # the question
     **how, # other fields of `Study`
 ):
-    "Make a function that lists arms a study"
+    "Register a function that lists arms as a study"
     def register(arms):
         STUDIES[name] = Study(claim, title, arms, **how)
         return arms
@@ -425,8 +425,8 @@ def _do(programme, identity, tasks):
 def run_programme(
     programme:Programme, # what is run
     worker:int = 0, # number of this worker ...
-    workers:int = 1, # ... of so many, which share the runs
-    minutes:float|None = None, # begin nothing after so many; None: as long as it takes
+    workers:int = 1, # ... of this number, which share the runs
+    minutes:float|None = None, # no run begins after this time; None: no limit
 ) -> dict: # name → result
     "Do all that is open. Raises TimeoutError after `minutes`"
     check = before(minutes)

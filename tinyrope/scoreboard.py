@@ -96,7 +96,7 @@ def check_config(
     config, # a `PretrainedConfig`
     shapes:dict, # from `tensors_in`
 ):
-    "Raise ValueError if a configuration describes no model, or another one than the weights"
+    "Raise ValueError if a configuration describes no model, or not that of the weights"
     c, stacks = config.get_text_config(), _layers_in(shapes)
     layers = getattr(c, "num_hidden_layers", None)
     if layers is not None and layers not in stacks:
@@ -152,7 +152,7 @@ def _one_line(name):
 
 # %% ../nbs/08_scoreboard.ipynb #2d97337e
 def _load_hf(folder):
-    "Load a model, what was found out about its weights, and its tokenizer, each checked before"
+    "Load a model, the report on its weights, and its tokenizer; sizes are checked first"
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     local = dict(local_files_only=True, trust_remote_code=False)
     config, shapes = AutoConfig.from_pretrained(folder, **local), tensors_in(folder)

@@ -226,7 +226,7 @@ def brought_back(
 # %% ../nbs/09_stories.ipynb #aa1b276e
 def suffix_array(
     words:np.ndarray, # (n,) word ids
-    longest:int, # order by at least so many words
+    longest:int, # number of words that the order takes into account, at least
 ) -> np.ndarray: # (n,) starts of the suffixes in sorted order
     "Sort the suffixes of a text by prefix doubling"
     rank, k, n = words.astype(np.int64), 1, len(words)

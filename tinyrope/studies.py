@@ -77,7 +77,7 @@ def study(
     title:str, # the question
     **how, # `measure`, `together` and `reference` of `Study`
 ):
-    "Make a function that lists arms a study"
+    "Register a function that lists arms as a study"
     def register(arms):
         STUDIES[name] = Study(title, arms, **how)
         return arms
@@ -208,7 +208,7 @@ def run_study(
     plan:Plan, # what is run
     out:Path|None = None, # where the result goes; None: results/ in the folder of the plan
     device:str = "auto", # where to train and to measure
-    minutes:float|None = None, # begin nothing after so many; None: as long as it takes
+    minutes:float|None = None, # no run begins after this time; None: no limit
 ) -> dict: # the result
     "Train what is missing, measure, and write the result. Raises TimeoutError after `minutes`"
     runs, check, rows, at = plan.runs(), before(minutes), [], pick_device(device)
@@ -434,7 +434,7 @@ def _write_corpora(folder, vocab_size, pages):
 def prepare_corpora(
     scale:Scale, # the size, with the folder of the runs
     web:str|None = None, # corpus of web text, see `read_stories`; None: the one prepared before
-    texts:int = 1000, # read so many texts of it; the first tenth is held out
+    texts:int = 1000, # number of its texts to read; the first tenth is held out
 ):
     "Write what studies share. Raises ValueError for other web text than that of earlier runs"
     folder, vocab_size = scale.folder, scale.model.vocab_size

@@ -323,7 +323,7 @@ def canary_gains(
     result:dict, # of the study “canaries”, complete
     copies:int, # how often planted, one of `LEVELS`
 ) -> np.ndarray: # (canaries,) bits per byte
-    "Compute by how much so many copies lower the loss of each canary"
+    "Compute by how much `copies` copies lower the loss of each canary"
     rows = [r for r in result["rows"] if "planted" in r]
     planted, bits = (np.array([r[k] for r in rows]) for k in ("planted", "canary_bits"))
     def of(level): return np.where(planted == level, bits, 0).sum(0)    # each has it in one run
