@@ -30,9 +30,9 @@ from .train import Trainer, configure, make_trainer
 # %% ../nbs/07a_atlas.ipynb #feb512b5
 @dataclass(frozen=True)
 class Trick:
-    "One change to the recipe of the default run"
+    "One change to a recipe"
     changes:dict            # fields of `ModelConfig` and `TrainConfig`
-    apply:object = None     # function that changes a `Trainer`, for what is no setting
+    apply:object = None     # function that changes a `Trainer`, where no setting does it
     same_step:bool = False  # is a step known to take as long as one of the start?
 
 # %% ../nbs/07a_atlas.ipynb #d5cfce45
@@ -85,10 +85,10 @@ def fair_steps(
 # %% ../nbs/07a_atlas.ipynb #d4566aec
 def run_trial(
     trick:Trick, # what is tried
-    steps:int, # to take
+    steps:int, # of training
     seed:int, # of weights and order
     stories = None, # to score; None: all validation stories
-) -> dict: # scores of `evaluate_stories`, and what was trained for how long
+) -> dict: # scores of `evaluate_stories`; steps, seconds and tokens of the training
     "Train a trick and score it"
     trainer, tokenizer = make_trial(trick, steps, seed)
     start = time.perf_counter()
@@ -281,7 +281,7 @@ def record_p(
     candidate, # (seeds,) bits per byte
     record, # (seeds,) bits per byte of the recipe to beat
 ) -> float: # p-value: probability of such a lead, or a larger one, if the two do not differ
-    "Test whether a candidate scores lower than the record. Raises ValueError below six seeds"
+    "Test whether a candidate scores better than the record. Raises ValueError below six seeds"
     if min(len(candidate), len(record)) < 6:
         raise ValueError("a record needs six seeds of each, "
                          f"got {len(candidate)} and {len(record)}")
@@ -340,7 +340,7 @@ TRICKS = {name: replace(trick, changes=_APART | trick.changes)
 def atlas_row(
     result:dict, # of `benchmarks/atlas.py`
     name:str, # of a trick
-) -> tuple[float, float, int]: # change in bits per byte, half its 95 % interval, and seeds
+) -> tuple[float, float, int]: # change in bits per byte, half its 95% interval, and seeds
     "Compare a trick with the start at equal time; below zero it helps"
     from scipy.stats import t
     def scores(of): return [r["bits_per_byte"] for r in result["rows"] if r["trick"] == of]

@@ -51,7 +51,7 @@ def join_weights(
     parts:dict, # as `split_weights` gives them; a tied head may be left out
     config:ModelConfig, # shape of the model
 ) -> Transformer: # in eval mode
-    "Make a model of the parts of a Llama"
+    "Make a model from the parts of a Llama"
     state = {f"{name}.weight": parts[name] for name in ("embedding", "norm")}
     state["head.weight"] = parts.get("head", parts["embedding"])
     for i in range(config.n_layers):
@@ -77,7 +77,7 @@ def part_shapes(
 
 # %% ../nbs/10_export.ipynb #486a1637
 def check_form(
-    c:ModelConfig, # shape of a model, which other programs shall compute
+    c:ModelConfig, # shape of a model that other programs are to compute
 ):
     "Raise ValueError, saying why, if a model has no Llama form"
     for name, (ours, reason) in _FORM.items():
@@ -161,7 +161,7 @@ def _check_yarn(rope, seq_len):
 def llama_config(
     values:dict, # of a config.json
 ) -> ModelConfig:
-    "Read the configuration of a Hugging Face Llama. Raises ValueError if ours cannot be like it"
+    "Read the configuration of a Hugging Face Llama. Raises ValueError if ours cannot represent it"
     try:
         _check_llama(values)
         return ModelConfig(
@@ -200,7 +200,7 @@ def _check_tensors(c, shapes):
             found = f"of shape {shapes[name]}" if name in shapes else "missing"
             raise ValueError(f"config.json asks for {name} of shape {shape}, it is {found}")
     if more := [n for n in shapes if n not in wanted and not n.endswith("rotary_emb.inv_freq")]:
-        raise ValueError(f"it has weights that our model has not, such as {more[0]}")
+        raise ValueError(f"it has weights that our model lacks, such as {more[0]}")
 
 # %% ../nbs/10_export.ipynb #397f06f3
 def _read_tensors(folder, config):
@@ -289,7 +289,7 @@ def _check_ids(tokenizer, vocab_size):
 def hf_rope(
     c:ModelConfig, # of a model with rotary positions
 ) -> dict: # rope_theta and rope_scaling
-    "Say in the words of a config.json how a model rotates"
+    "Describe the rotary embedding of a model in the fields of a config.json"
     if c.rope_factor == 1: return dict(rope_theta=c.rope_base, rope_scaling=None)
     if c.rope_method == "ntk":
         raised = c.rope_base*c.rope_factor**(c.head_dim / max(c.head_dim - 2, 1))

@@ -1,4 +1,4 @@
-"""Where results are kept, and how certain they are.
+"""Each result is kept with what produced it, and each mean has an interval.
 
 Docs: https://tinyrope.github.io/tinyrope/ledger.html.md"""
 
@@ -59,7 +59,7 @@ def provenance(
     *packages, # packages whose versions matter, beside torch and tokenizers
     **facts, # whatever else led to the result: size, seeds, settings
 ) -> dict: # command, date, versions, hardware, hash of the corpus, and the facts
-    "Collect what a result has to say about itself"
+    "Collect the provenance of a result"
     return dict(command=command, date=str(date.today()),
                 versions=versions("torch", "tokenizers", *packages),
                 **hardware(), corpus_sha256=SHA256, **facts)
@@ -70,14 +70,14 @@ def results_folder() -> Path:
     for place in (Path("results"), Path("../results")):
         if place.is_dir(): return place
     raise FileNotFoundError(
-        "no folder results/ here: the installed package has none, they lie in the repository. "
+        "no folder results/ here: the installed package has none, the repository has it. "
         "`git clone https://github.com/tinyrope/tinyrope`, and run this at its root")
 
 # %% ../nbs/ledger.ipynb #88c06bd7
 def read_result(
     name:str, # of a file in `results/`, without .json
 ) -> dict:
-    "Read a result. Raises FileNotFoundError if nobody has measured it"
+    "Read a result. Raises FileNotFoundError if it has not been measured"
     path = results_folder()/f"{name}.json"
     if path.exists(): return json.loads(path.read_text(encoding="utf-8"))
     there = sorted(p.stem for p in path.parent.glob("*.json"))
@@ -94,7 +94,7 @@ def read_study(
 
 # %% ../nbs/ledger.ipynb #2b105997
 def _rounded(value, digits):
-    "Round all numbers in nested lists and dicts to so many significant digits"
+    "Round all numbers in nested lists and dicts to `digits` significant digits"
     if isinstance(value, float): return float(f"{value:.{digits}g}")
     if isinstance(value, dict): return {k: _rounded(v, digits) for k, v in value.items()}
     if isinstance(value, (list, tuple)): return [_rounded(v, digits) for v in value]
@@ -181,7 +181,7 @@ def two_level_interval(
     sizes = None, # (documents,) what to divide by, e.g. bytes; None: the number of documents
     draws:int = 2000, # resamplings
     seed:int = 0, # of the resampling
-): # mean and half the width of its 95 % interval
+): # mean and half the width of its 95% interval
     "Mean over seeds and documents. Raises ValueError for fewer than two seeds"
     from scipy.stats import t
     values, rng = np.asarray(values, dtype=float), np.random.default_rng(seed)
@@ -209,7 +209,7 @@ def difference(
     arm:str, # name of an arm
     reference:str|None = None, # the arm to compare with; None: the reference of the study
     what:str = "bits_per_byte", # a measure
-): # mean difference and half the width of its 95 % interval
+): # mean difference and half the width of its 95% interval
     "Compare an arm with another, seed by seed"
     other = values(result, reference or result["reference"], what)
     return mean_interval(values(result, arm, what) - other)
@@ -300,7 +300,7 @@ def in_turns(
 def before(
     minutes:float|None, # None: no limit
 ): # function that raises TimeoutError when the time is over
-    "Make a check for the time: what is not begun in so many minutes waits for the next call"
+    "Make a check that raises an error once `minutes` have passed"
     end = time.monotonic() + (float("inf") if minutes is None else 60*minutes)
     def check():
         if time.monotonic() > end:

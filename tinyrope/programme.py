@@ -40,11 +40,11 @@ class Scale:
     name:str                                # for the files of results
     base:dict                               # settings that all arms start from
     folder:Path = Path("runs/programme")    # of texts, and of runs while they last
-    stories:int|None = None                 # use so many training stories; None: all
-    valid:int|None = None                   # score so many validation stories; None: all
-    seeds:int = 1000                        # at most so many seeds an arm
+    stories:int|None = None                 # training stories that are used; None: all
+    valid:int|None = None                   # validation stories that are scored; None: all
+    seeds:int = 1000                        # most seeds of an arm
     factors:tuple = (.5, 1., 2.)            # on the learning rates, where they are tuned
-    epochs:float = 1000.                    # at most so many, where an arm asks for epochs
+    epochs:float = 1000.                    # most epochs, where an arm asks for epochs
     web:str|None = None                     # a file of web text, for what needs it
 
 # %% ../nbs/07b_programme.ipynb #bce97beb
@@ -95,7 +95,7 @@ class Arm:
     tuned:bool = False                          # are learning rates tried first?
     rates_of:str|None = None        # arm whose chosen rates it takes; None: its own
     text:Callable|None = None       # `Scale`, seed → file of stories, with its `validation_file`
-    direct:Callable|None = None     # `Scale`, settings → row, for what is no usual run
+    direct:Callable|None = None     # `Scale`, settings → row, where the run is not a usual one
     steps:int|None = None           # expected steps, where `changes` do not say
 
 # %% ../nbs/07b_programme.ipynb #d5f4262f
@@ -134,7 +134,7 @@ def study(
     title:str, # the question
     **how, # other fields of `Study`
 ):
-    "Make a function that lists arms a study"
+    "Register a function that lists arms as a study"
     def register(arms):
         STUDIES[name] = Study(claim, title, arms, **how)
         return arms
@@ -322,7 +322,7 @@ def _floor(name, scale):
 
 # %% ../nbs/07b_programme.ipynb #d63a7b34
 def _begin(name, scale, path):
-    "Write the file of a study without rows, or read it. Raises ValueError if its arms are others"
+    "Write the file of a study without rows, or read it. Raises ValueError if its arms have changed"
     s, arms = STUDIES[name], STUDIES[name].arms(scale)
     plan = {a: dict(changes=arm.changes, seeds=min(arm.seeds, scale.seeds), tuned=arm.tuned,
                     text=_name_of(arm.text)) for a, arm in arms.items()}
@@ -353,14 +353,14 @@ def _add(path, row):
 
 # %% ../nbs/07b_programme.ipynb #d2848c62
 def _extended(path, found, now):
-    "Add what a study has got since its file was begun"
+    "Add to a result what its study has gained since the file was begun"
     if any(found[k] != v for k, v in now.items()): write_result(path, found := found | now)
     return found
 
 # %% ../nbs/07b_programme.ipynb #8dd0880c
 @dataclass(frozen=True)
 class Programme:
-    "Studies that are run together. Raises ValueError for an unknown study or no text for it"
+    "Studies that are run together. Raises ValueError for an unknown study, or without its web text"
     names:tuple         # of studies
     scale:Scale         # the size
     out:Path = Path("results")  # where their files are
@@ -405,7 +405,7 @@ def _copy_rows(programme, identity, tasks):
 
 # %% ../nbs/07b_programme.ipynb #a21d4f3a
 def _do(programme, identity, tasks):
-    "Do a group of tasks; False if another worker is at it"
+    "Do a group of tasks; False if another worker does them"
     scale = programme.scale
     folder = scale.folder/scale.name/identity
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -425,8 +425,8 @@ def _do(programme, identity, tasks):
 def run_programme(
     programme:Programme, # what is run
     worker:int = 0, # number of this worker ...
-    workers:int = 1, # ... of so many, which share the runs
-    minutes:float|None = None, # begin nothing after so many; None: as long as it takes
+    workers:int = 1, # ... of this number, which share the runs
+    minutes:float|None = None, # no run begins after this time; None: no limit
 ) -> dict: # name → result
     "Do all that is open. Raises TimeoutError after `minutes`"
     check = before(minutes)

@@ -253,7 +253,7 @@ class StepWithCache(nn.Module):
 
 # %% ../nbs/10a_runtimes.ipynb #e9bc29de
 def _export_program(model):
-    "Follow one step of a model, with free batch, number of tokens and cache"
+    "Trace one step of a model, with variable batch, number of tokens and cache"
     from torch.export import Dim
     c = model.config
     batch, new, before = (Dim(name) for name in ("batch", "new", "before"))
@@ -271,7 +271,7 @@ def _export_program(model):
 # %% ../nbs/10a_runtimes.ipynb #e2a54e52
 @contextmanager
 def _quiet():
-    "Keep warnings of exporters to themselves"
+    "Suppress the warnings of exporters"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before = logging.root.manager.disable

@@ -1,4 +1,4 @@
-"""Models of others, read from their files and scored on the same stories in bits per byte.
+"""Models of other projects are read from their files and scored on the same stories in bits per byte.
 
 Docs: https://tinyrope.github.io/tinyrope/scoreboard.html.md"""
 
@@ -32,7 +32,7 @@ class HFModel(nn.Module):
     "A causal language model of `transformers`, called as ours are"
     def __init__(self,
         model, # a `PreTrainedModel`
-        longest:int = 2048, # tokens it looks back over at most
+        longest:int = 2048, # longest context that is used, in tokens
     ):
         super().__init__()
         self.model = model.eval()
@@ -96,7 +96,7 @@ def check_config(
     config, # a `PretrainedConfig`
     shapes:dict, # from `tensors_in`
 ):
-    "Raise ValueError if a configuration describes no model, or another one than the weights"
+    "Raise ValueError if a configuration describes no model, or not that of the weights"
     c, stacks = config.get_text_config(), _layers_in(shapes)
     layers = getattr(c, "num_hidden_layers", None)
     if layers is not None and layers not in stacks:
@@ -152,7 +152,7 @@ def _one_line(name):
 
 # %% ../nbs/08_scoreboard.ipynb #2d97337e
 def _load_hf(folder):
-    "Load a model, what was found out about its weights, and its tokenizer, each checked before"
+    "Load a model, the report on its weights, and its tokenizer; sizes are checked first"
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     local = dict(local_files_only=True, trust_remote_code=False)
     config, shapes = AutoConfig.from_pretrained(folder, **local), tensors_in(folder)
@@ -168,7 +168,7 @@ def read_hf(
     name:str, # a folder, or the name of a repository on the hub, see `fetch_hf`
     local:bool = True, # is it a folder?
 ): # `HFModel`, `HFTokenizer`
-    "Read a causal language model of `transformers`. Raises ValueError if there is none to be used"
+    "Read a causal language model of `transformers`. Raises ValueError if it cannot be used"
     try: import transformers
     except ImportError as e:
         raise ValueError("Hugging Face models need transformers: pip install 'tinyrope[hf]'") from e
@@ -178,7 +178,7 @@ def read_hf(
         model, about, tokenizer = _load_hf(name if local else fetch_hf(name))
     if about["missing_keys"]:
         missing = sorted(about["missing_keys"])[0]
-        raise ValueError(f"the weights of {name} are not whole: {missing} is missing")
+        raise ValueError(f"the weights of {name} are incomplete: {missing} is missing")
     return HFModel(model), HFTokenizer(tokenizer)
 
 # %% ../nbs/08_scoreboard.ipynb #50700480
@@ -186,17 +186,17 @@ def read_hf(
 def check_causal(
     model:nn.Module, # as `evaluate_stories` takes it
 ):
-    "Raise ValueError if a model looks ahead, or if its logits are no numbers"
+    "Raise ValueError if a model looks ahead, or if its logits are not finite"
     tokens = torch.arange(8)[None] % model.config.vocab_size
     later = tokens.clone()
     later[0, -1] = 0
     before, after = model(tokens)[:, :-1], model(later)[:, :-1]
     if not (before.isfinite().all() and after.isfinite().all()):
-        raise ValueError("this model gives no numbers: "
+        raise ValueError("the logits of this model are not finite: "
                          "its weights or its configuration are damaged")
     if not torch.allclose(before, after, rtol=0, atol=1e-5*before.abs().max().item()):
-        raise ValueError("this model looks ahead: it is no causal language model, "
-                         "and its score would mean nothing")
+        raise ValueError("this model looks ahead: it is not a causal language model, "
+                         "and its score would be meaningless")
 
 # %% ../nbs/08_scoreboard.ipynb #a3b58529
 def _encode(tokenizer, stories):
@@ -268,7 +268,7 @@ def load_model(
 def _load_llama2c(path, tokenizer):
     "A model of llama2.c and its tokenizer, which lies in a file of its own"
     if tokenizer is not None: return load_llama2c(path, tokenizer)
-    llama2c_config(path)                                # a file of another kind is called that
+    llama2c_config(path)                                # a file of another kind is refused here
     raise ValueError(f"{path} comes without a tokenizer: "
                      "add `tokenizer`, its file, e.g. tok512.bin")
 
@@ -279,12 +279,12 @@ def score(
     stories, # texts, each scored on its own
     device="cpu", # where to compute
 ) -> dict: # as `evaluate_stories`
-    "Score a model of any kind. Raises ValueError if the score would mean nothing"
+    "Score a model of any kind. Raises ValueError if the score would be meaningless"
     check_causal(model.cpu())
     check_tokens(model, tokenizer, stories)
     result = evaluate_stories(model.to(device), tokenizer, stories)
     if math.isfinite(result["loss"]): return result
-    raise ValueError("this model gives no numbers on this text: "
+    raise ValueError("the loss of this model on this text is not finite: "
                      "its weights or its configuration are damaged")
 
 # %% ../nbs/08_scoreboard.ipynb #a08ac6e3
@@ -292,14 +292,14 @@ def open_model(
     name:str|Path, # as for `load_model`
     tokenizer:str|Path|None = None, # tokenizer file of a llama2.c model
 ): # has `model` and `tokenizer`, as a `Run` has
-    "Open a model of any kind to tell stories. Raises FileNotFoundError or ValueError"
+    "Open a model of any kind to generate stories. Raises FileNotFoundError or ValueError"
     model, tokenizer = load_model(name, tokenizer)
     return SimpleNamespace(model=model, tokenizer=tokenizer)
 
 # %% ../nbs/08_scoreboard.ipynb #73d96e1f
 @torch.no_grad()
 def _new_tokens(model, ids, sampling, most):
-    "Yield the tokens with which a model of `transformers` goes on, until `most` or an end"
+    "Yield the tokens that a model of `transformers` generates, up to `most` or the end of the text"
     tokens, past = torch.tensor([ids], device=device_of(model)), None
     sampler, ends = Sampler(Sampling(**sampling), tokens), {ids[0], model.model.config.eos_token_id}
     for _ in range(most):
@@ -350,6 +350,6 @@ def read_evaluation_text(
         raise ValueError("give either `text`, a file, or `split`, valid or test")
     if split is not None: return list(load_stories(split))
     if not corpus_files(text):
-        raise FileNotFoundError(f"no file {text}: give a text file of stories parted by {EOT}, or a "
+        raise FileNotFoundError(f"no file {text}: give a text file of stories separated by {EOT}, or a "
                                 "table with a story in each row")
     return list(read_stories(text, separator=EOT, field=field))

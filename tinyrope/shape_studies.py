@@ -1,4 +1,4 @@
-"""Models of other encodings, depths, heads and caches read the same stories, each with its learning rates tuned.
+"""Models with other encodings, depths, heads and caches read the same stories, each with its learning rates tuned.
 
 Docs: https://tinyrope.github.io/tinyrope/shape_studies.html.md"""
 
@@ -115,7 +115,7 @@ def _depths(scale):
 # %% ../nbs/07d_shape_studies.ipynb #a758fa8f
 @lru_cache
 def _eight_heads(kv, c=None):
-    "An arm with eight query heads, and so many of keys and values"
+    "An arm with eight query heads, and `kv` heads of keys and values"
     if kv == 8: return Arm(dict(n_heads=8), 8, True)
     target = _parameters(c, True)
     def distance(hidden):

@@ -1,4 +1,4 @@
-"""Repetition, variety and copying in generated stories, compared with those in stories of the corpus.
+"""Repetition, variety and copying in generated stories are compared with those in stories of the corpus.
 
 Docs: https://tinyrope.github.io/tinyrope/stories.html.md"""
 
@@ -215,8 +215,8 @@ _AMOUNTS = "lot bit while time day moment way little few piece cup bunch pair bi
 def brought_back(
     opening:str, # how the story begins
     rest:str, # how it goes on
-) -> float|None: # 0 to 1; None if nothing is brought in
-    "Share of what the rest brings in with “a” that the text had mentioned before"
+) -> float|None: # 0 to 1; None if nothing is introduced
+    "Share of what the rest introduces with “a” that the text had mentioned before"
     text, again = (opening + rest).lower(), []
     for m in _THING.finditer(text):
         if m.start() < len(opening) or m[1] in _AMOUNTS: continue
@@ -226,7 +226,7 @@ def brought_back(
 # %% ../nbs/09_stories.ipynb #aa1b276e
 def suffix_array(
     words:np.ndarray, # (n,) word ids
-    longest:int, # order by at least so many words
+    longest:int, # number of words that the order takes into account, at least
 ) -> np.ndarray: # (n,) starts of the suffixes in sorted order
     "Sort the suffixes of a text by prefix doubling"
     rank, k, n = words.astype(np.int64), 1, len(words)
@@ -249,7 +249,7 @@ class CorpusIndex:
         if not any(texts):
             raise ValueError("there is nothing to index: give at least one story with a word")
         vocab, words = sorted(set().union(*texts)), []
-        self.ids = {w: i for i, w in enumerate(vocab, 1)}       # 0 parts stories
+        self.ids = {w: i for i, w in enumerate(vocab, 1)}       # 0 separates stories
         for t in texts: words += [*map(self.ids.get, t), 0]
         words = np.array(words)
         self.order = suffix_array(words, max(map(len, texts)) + 1)
@@ -293,7 +293,7 @@ def share_copied(
 # %% ../nbs/09_stories.ipynb #ea276226
 def measures(
     opening:str, # the words that were given
-    rest:str, # what was made of them
+    rest:str, # the text that follows them
     known:Language, # names, verbs and pronouns
     index:CorpusIndex, # of the training stories
     n:int = 60, # words of the rest that count
@@ -311,10 +311,10 @@ def measures(
 
 # %% ../nbs/09_stories.ipynb #761d5233
 def agreement(
-    text:str, # what the model made of an opening
+    text:str, # the model's continuation of an opening
     true:str, # how the story goes on
 ) -> int: # words
-    "Number of words for which a continuation is the true one"
+    "Number of first words in which a continuation agrees with the true one"
     words, right = text.split(), true.split()
     n = min(len(words), len(right))
     return next((k for k in range(n) if words[k] != right[k]), n)
@@ -343,7 +343,7 @@ def gap(
     a:np.ndarray, # (n, ...) rows of one group
     b:np.ndarray, # (m, ...) rows of another, drawn independently
     statistic=np.mean, # of such rows
-) -> tuple: # difference, lower and upper end of its 95 % interval
+) -> tuple: # difference, lower and upper end of its 95% interval
     "Compare a statistic of two groups by bootstrap"
     draws = resample(a, statistic, seed=0) - resample(b, statistic, seed=1)
     return statistic(a) - statistic(b), *np.quantile(draws, (.025, .975))

@@ -42,10 +42,10 @@ class Scale:
     "The size at which studies are run"
     base:dict               # settings that all arms start from
     long:float              # epochs where heads need time to form
-    steps:int               # about as many as the epochs of `base`, for corpora of another size
-    own_size:bool = False   # do the two arms of the original have its own size?
+    steps:int               # for corpora of another size: about as many as the epochs of `base` take
+    own_size:bool = False   # True: study `arms` trains the original's size
     valid:int|None = None   # validation stories that are scored; None: all
-    folder:Path = Path()    # of the runs, and of the files that they share
+    folder:Path = Path()    # for the runs and the files that they share
 
     @property
     def model(self): return configure("laptop", **self.base)[0]     # that all arms start from
@@ -77,7 +77,7 @@ def study(
     title:str, # the question
     **how, # `measure`, `together` and `reference` of `Study`
 ):
-    "Make a function that lists arms a study"
+    "Register a function that lists arms as a study"
     def register(arms):
         STUDIES[name] = Study(title, arms, **how)
         return arms
@@ -138,7 +138,7 @@ class Plan:
 
 # %% ../nbs/07_studies.ipynb #aa140b7b
 def _train_run(settings, folder, seed, device):
-    "Train a run unless it is finished, and log into a file; False if another process is at it"
+    "Train a run unless it is finished, and log into a file; False if another process trains it"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(Timeout), FileLock(f"{folder}.lock", timeout=0):
         if (folder/"result.json").exists(): return True
@@ -160,7 +160,7 @@ def _train_all(runs, device, check):
 
 # %% ../nbs/07_studies.ipynb #c69e113d
 def _score_run(run, stories):
-    "Score a finished run on so many validation stories"
+    "Score a finished run on the first `stories` validation stories; None: all"
     valid, last = load_stories("valid")[:stories], run.metrics[-1]
     c = ModelConfig(**run.config["model"])
     ours = run.config["train"]["corpus"].startswith("tinystories")
@@ -208,7 +208,7 @@ def run_study(
     plan:Plan, # what is run
     out:Path|None = None, # where the result goes; None: results/ in the folder of the plan
     device:str = "auto", # where to train and to measure
-    minutes:float|None = None, # begin nothing after so many; None: as long as it takes
+    minutes:float|None = None, # no run begins after this time; None: no limit
 ) -> dict: # the result
     "Train what is missing, measure, and write the result. Raises TimeoutError after `minutes`"
     runs, check, rows, at = plan.runs(), before(minutes), [], pick_device(device)
@@ -276,7 +276,7 @@ def _packed(tokenizer, seq_len, tokens=2**16):
     return ids[:-1].view(blocks, seq_len), ids[1:].view(blocks, seq_len)
 
 def _bins(model, run, contexts):
-    "Loss by position, up to so many contexts of the run's model, in eight bins a context"
+    "Loss by position, up to `contexts` contexts of the run's model, in eight bins a context"
     n = run.model.config.seq_len
     inputs, targets = _packed(run.tokenizer, 4*n)
     losses = _loss_by_position(model, (inputs[:, :contexts*n], targets[:, :contexts*n]))
@@ -434,7 +434,7 @@ def _write_corpora(folder, vocab_size, pages):
 def prepare_corpora(
     scale:Scale, # the size, with the folder of the runs
     web:str|None = None, # corpus of web text, see `read_stories`; None: the one prepared before
-    texts:int = 1000, # read so many texts of it; the first tenth is held out
+    texts:int = 1000, # number of its texts to read; the first tenth is held out
 ):
     "Write what studies share. Raises ValueError for other web text than that of earlier runs"
     folder, vocab_size = scale.folder, scale.model.vocab_size

@@ -104,7 +104,7 @@ def predict_loss(
     losses, # (n, seeds) loss of each run
     at:float, # tokens for which the loss is predicted
     draws:int = 300, # of the means of the shares
-) -> tuple: # prediction, lower and upper end of its 95 % interval
+) -> tuple: # prediction, lower and upper end of its 95% interval
     "Predict the loss of a run on more text"
     from scipy.stats import norm, t
     losses, rng = np.asarray(losses), np.random.default_rng(0)
@@ -124,7 +124,7 @@ def predict_loss(
     half_of_the_stories_is_as_good=Part("1/2", "base", "same", .01),
     an_eighth_is_worse=Part("1/8", "base", "higher", .01)))
 def _repeats(scale):
-    "Shares of the stories, read the more often"
+    "The base, and smaller shares of the stories, read more often"
     def arm(k, seeds): return Arm(text=Share(k), seeds=seeds, rates_of="base")
     return {"base": BASE} | {f"1/{k}": arm(k, n) for k, n in ((2, 10), (8, 5), (16, 3))}
 
@@ -203,7 +203,7 @@ def _start_on_web(scale, settings):
 
 # %% ../nbs/07c_text_studies.ipynb #ab4ec822
 def _lines_of_stories(scale):
-    "Unigrams and bigrams of the stories, and how many types make up the text"
+    "Cross-entropies of unigrams and bigrams of the stories, and the number of types"
     tokenizer = load_tokenizer(shared_tokenizer(scale))
     store = _InMemory(stories_at(scale), tokenizer)
     counts = np.sort(np.bincount(store.tokens))[::-1]
@@ -245,7 +245,7 @@ def canaries(
 # %% ../nbs/07c_text_studies.ipynb #c007e022
 @dataclass(frozen=True)
 class Planted:
-    "Writes a text to be remembered, and beside it what was planted"
+    "Writes a text whose memorisation is measured, and beside it what was planted"
     share:float     # of the training stories
     planted:bool    # with canaries?
 
@@ -268,7 +268,7 @@ class Planted:
 def membership(
     read, # (n,) losses of stories that were read
     unread, # (m,) losses of stories that were not
-) -> dict: # auc, true_positives: share at 1 % false positives
+) -> dict: # auc, true_positives: share at 1% false positives
     "Measure how well the loss tells read from unread stories"
     from scipy.stats import mannwhitneyu
     greater = mannwhitneyu(unread, read).statistic
@@ -314,7 +314,7 @@ def _remembered(run, scale):
 
 # %% ../nbs/07c_text_studies.ipynb #78adbd58
 def _gains(found, seed):
-    "What each number of copies lowers the loss of canaries by, and how many tokens it adds"
+    "By how much copies lower the loss of canaries, and how many recited tokens they add"
     levels = np.array([copies(i, seed) for i in range(len(found["canary_bits"]))])
     bits, tokens = np.array(found["canary_bits"]), np.array(found["recited"]["canaries"])
     def mean(x, level): return float(x[levels == level].mean())
@@ -327,7 +327,7 @@ def canary_gains(
     result:dict, # of the study “canaries”, complete
     copies:int, # how often planted, one of `LEVELS`
 ) -> np.ndarray: # (canaries,) bits per byte
-    "Compute what so many copies lower the loss of each canary by"
+    "Compute by how much `copies` copies lower the loss of each canary"
     rows = [r for r in result["rows"] if "planted" in r]
     planted, bits = (np.array([r[k] for r in rows]) for k in ("planted", "canary_bits"))
     def of(level): return np.where(planted == level, bits, 0).sum(0)    # each has it in one run
@@ -366,7 +366,7 @@ def _tokenizer_of(scale, name, texts, vocab_size):
 # %% ../nbs/07c_text_studies.ipynb #d260ba6a
 @dataclass(frozen=True)
 class WithWeb:
-    "Writes stories, and web text of so many times their bytes, as often as that takes"
+    "Writes stories, and `times` as many bytes of web text; pages are repeated if needed"
     times:int   # bytes of web text for each byte of stories
 
     def __call__(self, scale, seed):

@@ -1,4 +1,4 @@
-"""Yes, no or undecided: planned comparisons, corrected for their number.
+"""A planned comparison is decided as yes, no or undecided, corrected for the number of comparisons.
 
 Docs: https://tinyrope.github.io/tinyrope/verdicts.html.md"""
 
@@ -48,7 +48,7 @@ _Expected = Literal["lower", "higher", "same"]
 class Contrast:
     "A planned comparison and what was found"
     mean:float          # of the differences
-    half:float          # half the width of its 95 % interval
+    half:float          # half the width of its 95% interval
     n:int               # differences, one a seed
     bound:float         # smaller differences do not matter
     expected:_Expected   # what the claim says of the difference
