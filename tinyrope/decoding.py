@@ -20,7 +20,7 @@ from .parts import patched
 
 # %% ../nbs/decoding.ipynb #6b280403
 class _Layer(NamedTuple):
-    "Weights of one block, and how many heads are queries and how many are keys"
+    "Weights of one block, its numbers of query and key heads, and the size of a head"
     attention_norm:nn.RMSNorm
     qkv:Tensor
     out:Tensor
@@ -53,7 +53,7 @@ def _rotate(halves, cos, sin):
 
 # %% ../nbs/decoding.ipynb #6c62c86b
 def _attend(layer, x, rope, kept):
-    "Add to the stream (batch, dim) what attention makes of it"
+    "Add the output of attention to the residual stream (batch, dim)"
     n, n_kv, head_dim = layer.heads
     heads = F.linear(_normalise(layer.attention_norm, x), layer.qkv)
     halves, v = heads.view(len(x), -1, 2, head_dim//2).split((n + n_kv, n_kv), 1)
@@ -63,7 +63,7 @@ def _attend(layer, x, rope, kept):
 
 # %% ../nbs/decoding.ipynb #3ff491ff
 def _feed_forward(layer, x):
-    "Add to the stream (batch, dim) what the feed-forward network makes of it"
+    "Add the output of the feed-forward network to the residual stream (batch, dim)"
     gate, up = F.linear(_normalise(layer.mlp_norm, x), layer.gate_up).chunk(2, -1)
     return torch.addmm(x, F.silu(gate).mul_(up), layer.down.T)
 
@@ -90,7 +90,7 @@ def _untouched(part):
 
 def is_plain(
     model:nn.Module, # any
-) -> bool: # may its tokens be read without its modules?
+) -> bool: # True: its tokens can be read without its modules
     "Tell whether a model is an untouched Llama in fp32 on a CPU, in eval mode"
     if model.training or patched() or not all(map(_untouched, model.modules())): return False
     places = {(p.device.type, p.dtype) for p in model.parameters()}

@@ -1,4 +1,4 @@
-"""What do the heads look at, and would they do so untrained?
+"""Which tokens do the heads attend to, and would they without training?
 
 Docs: https://tinyrope.github.io/tinyrope/eval_attention.html.md"""
 
@@ -180,7 +180,7 @@ def column_mass(
     maps:Tensor, # (n_layers, batch, n_heads, query, key)
     gap:int = 8, # count only queries at least so far after the key
 ) -> Tensor: # (n_layers, batch, n_heads, key - gap) 1 is even attention
-    "Measure the weight each position gets from afar, relative to even attention"
+    "Measure the weight each position gets from distant queries, relative to even attention"
     seq = maps.shape[-1]
     relative = maps * torch.arange(1, seq+1)[:, None]       # times the number of keys in sight
     afar = torch.ones(seq, seq).tril(-gap)
@@ -190,7 +190,7 @@ def column_mass(
 def whole_words(
     tokenizer, # of the model
     tokens:Tensor, # (seq,) token ids
-) -> list: # of strings: the word, or nothing where a token is no whole word
+) -> list: # of strings: the word, or empty where a token is no whole word
     "Write those tokens that are whole words"
     raw = [tokenizer.decode([i], skip_special_tokens=False) for i in tokens.tolist()]
     def is_whole(t, following):
@@ -236,7 +236,7 @@ def name_pairs(
     tokenizer, # of the model
     tokens:Tensor, # (stories, seq) token ids
     first:int = 4, # the first positions, whose queries see little else, are left out
-    gap:int = 8, # the last positions, which nobody sees from afar, are left out
+    gap:int = 8, # the last positions, which no distant query sees, are left out
 ) -> dict: # kind → for each story, pairs from `matched_pairs`
     "Pair the names, the things and the other recurring words of stories with words like them"
     frequency, found = words_of_corpus()[2], {kind: [] for kind in KINDS}

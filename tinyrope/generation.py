@@ -64,7 +64,7 @@ def keep_min_p(
 # %% ../nbs/06_generation.ipynb #c141a976
 @dataclass(frozen=True)
 class Sampling(Settings):
-    "How to choose the next token. Raises ValueError for values that make no sense"
+    "How to choose the next token. Raises ValueError for invalid values"
     repetition_penalty:number(1, 100) = 1.  # divides positive logits of tokens seen; 1: none
     temperature:number(0, 100) = .8         # 0 is greedy, 1 draws from the model as it is
     top_k:whole(0) = 0                      # keep so many tokens; 0: all
@@ -106,7 +106,7 @@ def draw_tokens(
     u:Tensor, # (batch,) numbers in [0, 1)
 ) -> Tensor: # (batch,) token ids
     "Draw one token a row by inverse transform sampling"
-    reached = p.cumsum(-1).masked_fill(p == 0, 0)       # so that no token without probability is first
+    reached = p.cumsum(-1).masked_fill(p == 0, 0)       # so that no token of probability 0 is first
     enough = reached >= (1 - u)[:, None]*reached.amax(-1, keepdim=True)
     return enough.byte().argmax(-1)                     # the first True
 
@@ -152,15 +152,15 @@ class Uniforms:
         if self.used < self.at_once: self.drawn = self.drawn[:, rows]
 
 # %% ../nbs/06_generation.ipynb #fb9b8ecb
-EVERY = 16      # tokens between two looks at what the device has computed
+EVERY = 16      # tokens between two checks of what the device has computed
 
 def _check_logits(logits, top_k):
-    "Raise ValueError if `top_k` exceeds the vocabulary, or if the logits are no numbers"
+    "Raise ValueError if `top_k` exceeds the vocabulary, or if logits are not finite"
     if top_k > (n := logits.shape[-1]):
         raise ValueError(f"top_k={top_k} exceeds the vocabulary of {n} tokens: "
                          "use a smaller one, or 0 for all")
     if not logits.amax(-1).isfinite().all():
-        raise ValueError("the model gives no numbers as logits: its training has diverged, "
+        raise ValueError("the logits of the model are not finite: its training has diverged, "
                          "or its weights are damaged")
 
 # %% ../nbs/06_generation.ipynb #bb5a5efb
@@ -183,7 +183,7 @@ class Sampler:
 
     def filtered(self, logits:Tensor) -> Tensor:
         """Apply penalty, temperature and filters to logits (batch, vocab_size).
-        Raises ValueError if top_k exceeds the vocabulary, or if the logits are no numbers"""
+        Raises ValueError if top_k exceeds the vocabulary, or if logits are not finite"""
         s, z = self.settings, logits.float()
         if self.chosen % EVERY == 0: _check_logits(z, s.top_k)
         if s.repetition_penalty > 1:
@@ -364,8 +364,8 @@ def cut_stream(
 
 # %% ../nbs/06_generation.ipynb #183f79ab
 class _Row(NamedTuple):
-    "A story that is to be told"
-    place:tuple     # of its prompt among the prompts, and of the story among those of its prompt
+    "A story that is to be generated"
+    place:tuple     # index of its prompt, and index of the story among those of its prompt
     prompt:str
     ids:list        # of the prompt
     repeat:int      # from `count_repeats`
@@ -401,10 +401,10 @@ def stream(
 # %% ../nbs/06_generation.ipynb #449b00a0
 @dataclass(frozen=True)
 class Limits:
-    "Where stories end, and how many are told together. Raises ValueError for what cannot be"
+    "Where stories end, and how many are generated together. Raises ValueError for invalid values"
     extend:str|None = None      # one of `METHODS`: extend the context when it is full
     stop:tuple = ()             # a text, or several: the story ends before it
-    batch_size:optional(Count) = None   # stories told together; None: as many as memory allows
+    batch_size:optional(Count) = None   # stories generated together; None: as many as memory allows
 
     def __post_init__(self):
         object.__setattr__(self, "stop", stop_strings(self.stop))
@@ -415,7 +415,7 @@ def rows_that_fit(
     model:Transformer, # that tells the stories
     length:int, # tokens of a story, prompt included
 ) -> int: # stories, at least 1
-    "Count the stories that can be told together in a quarter of the memory"
+    "Count the stories that can be generated together in a quarter of the memory"
     c, weight = model.config, next(model.parameters())
     shape = c.n_layers, c.kv_heads, c.head_dim, length
     row = cache_bytes(*shape, weight.element_size()) + 10*4*c.vocab_size
@@ -455,7 +455,7 @@ def generate(
     max_new_tokens:int|None = None, # None: until the context is full
     **options, # fields of `Limits` and of `Sampling`, such as `stop="The end"`, `temperature=.7`
 ) -> list: # of lists (one a prompt) of `n` (text with the prompt, ended by end-of-text or `stop`?)
-    "Continue stories in batches. Raises ValueError for settings or prompts that make no sense"
+    "Continue stories in batches. Raises ValueError for invalid settings or prompts"
     if n < 1: raise ValueError(f"n must be at least 1, got {n}")
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     own = {f.name: options.pop(f.name) for f in fields(Limits) if f.name in options}

@@ -50,7 +50,7 @@ def _found(model, pattern):
 
 # %% ../nbs/hooks.ipynb #8da6f7f4
 def _shown(name, model, x):
-    "Show an activation as its users read it: `z` by head"
+    "Give `z` a dimension for the heads; leave other activations as they are"
     return x.unflatten(-1, (model.config.n_heads, -1)) if name.endswith(".z") else x
 
 # %% ../nbs/hooks.ipynb #8827ccbb
@@ -65,7 +65,7 @@ def _changed(name, model, change, x):
 
 # %% ../nbs/hooks.ipynb #497fbbcc
 def _hook(place, see):
-    "Let a function see what passes a place; what it returns, unless None, goes on instead"
+    "Call a function with the value at a place; what it returns, unless None, replaces the value"
     module, side = place
     if side == "output":
         return module.register_forward_hook(lambda _, inputs, output: see(output))

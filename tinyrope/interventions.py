@@ -139,14 +139,15 @@ def by_distance_alone(
 
 # %% ../nbs/05a_interventions.ipynb #b1de87ee
 def every_rotation(
-    model:Transformer, # with rotary positions. Raises ValueError for another
+    model:Transformer, # with rotary positions
 ) -> Tensor: # (n_layers, n_heads, head_dim/2) all True
-    "List all rotations of a model: those that `rotations_kept` would keep if it changed nothing"
+    "List all rotations of a model, as for `rotations_kept`. Raises ValueError if none can be removed"
     c = model.config
     if c.position == "rope" and c.rope_factor == 1:
         return torch.ones(c.n_layers, c.n_heads, c.head_dim//2, dtype=torch.bool)
-    raise ValueError("only rotary positions can be removed, of a context that was not extended; "
-                     f"this model has position={c.position!r}, rope_factor={c.rope_factor:g}")
+    raise ValueError("rotations can only be removed from a model with rotary positions whose context "
+                     f"was not extended; this model has position={c.position!r}, "
+                     f"rope_factor={c.rope_factor:g}")
 
 # %% ../nbs/05a_interventions.ipynb #e4c2fb54
 @contextmanager
@@ -186,8 +187,8 @@ _FACTOR, _OCCURRENCES, _APART = 2, 1, 24       # calipers: frequency, number of 
 def recurring(
     words:list, # of a story by position, from `whole_words`
     first:int = 4, # the first positions do not count, whose queries see little else
-    gap:int = 8, # nor the last, which nobody sees from afar
-) -> dict: # word → positions at which it may be looked at from afar; two at least
+    gap:int = 8, # nor the last, which no distant query sees
+) -> dict: # word → positions at which distant queries may see it; two at least
     "List the words of a story that recur"
     places = {}
     for position, word in enumerate(words[:-gap]):
@@ -371,7 +372,7 @@ def previous_without(
     model:Transformer, # with rotary positions, in eval mode
     tokens:Tensor, # (stories, seq) token ids
 ) -> dict: # "untouched", band, or "all" → (n_layers, n_heads) weight on the previous token
-    "Measure what a head has left for the previous token without its own rotations of a band"
+    "Measure the weight of a head on the previous token without its own rotations of a band"
     def of(kept, layer):
         def previous(maps): return head_scores(maps)["previous"][layer]
         with rotations_kept(model, kept): return by_story(previous, model, tokens).mean(0)

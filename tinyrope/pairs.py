@@ -54,9 +54,9 @@ def table_nats(
 
 # %% ../nbs/06a_pairs.ipynb #713e33ea
 def count_table(
-    tokenizer, # of the model that the table stands beside
+    tokenizer, # of the model that the table is compared with
     stories, # training texts
-    order:int = 4, # tokens in the longest runs counted
+    order:int = 4, # tokens in the longest n-grams
 ) -> NgramTable:
     "Count a table on stories"
     eot = tokenizer.token_to_id(EOT)
@@ -75,7 +75,7 @@ def outcomes(
 # %% ../nbs/06a_pairs.ipynb #a475493b
 def accuracy(
     outcomes:str, # from `outcomes`
-) -> tuple: # share of right items, lower and upper end of its 95 % interval, number of items
+) -> tuple: # share of right items, lower and upper end of its 95% interval, number of items
     "Sum up outcomes"
     right, n = outcomes.count("1") + outcomes.count("=")/2, len(outcomes)
     low, high = share_interval(math.floor(right), n)[1], share_interval(math.ceil(right), n)[2]
@@ -86,7 +86,7 @@ def by_form(
     outcomes:str, # of the items
     items:list, # of one kind
 ) -> list: # accuracy of each wording
-    "Accuracy of the items of each wording"
+    "Compute the accuracy of the items of each wording"
     forms = sorted({item.form for item in items})
     parts = {form: "" for form in forms}
     for outcome, item in zip(outcomes, items): parts[item.form] += outcome
@@ -270,7 +270,7 @@ def apply_rule(
     rule:Rule, # which word to exchange
     sentence:str, # a plain sentence
 ) -> tuple|None: # direction (0 or 1), word, wrong sentence; None: not exactly one word fits
-    "Exchange the word of a sentence that a rule names"
+    "Exchange the word of a sentence that a rule finds"
     if re.search(rule.unless, sentence): return None
     found = []
     for k, pattern in enumerate(rule.patterns):
@@ -370,7 +370,7 @@ def grammar_rules(
 
 # %% ../nbs/06a_pairs.ipynb #25be339d
 def _over_forms(shares):
-    "95 % interval of the mean over wordings, within 0 to 1; None for fewer than four"
+    "95% interval of the mean over wordings, within 0 to 1; None for fewer than four"
     if len(shares) < 4: return None
     mean, half = mean_interval(shares)
     return max(0., mean - half), min(1., mean + half)

@@ -28,7 +28,7 @@ def register(
     kind:str, # a name in `KINDS`: "position", "attention", "norm" or "mlp"
     name:str, # for the field of that name in `ModelConfig`
 ): # a decorator of classes
-    "Make a class a part of models. Raises ValueError for a name of tinyrope's, or a wrong class"
+    "Make a class a part of models. Raises ValueError for a built-in name or an unsuitable class"
     if kind not in KINDS: raise ValueError(f"unknown kind {kind!r}: choose from {list(KINDS)}")
     if name in BUILT_IN: raise ValueError(f"{name!r} comes with tinyrope: choose another name")
     names, base = KINDS[kind]
@@ -61,7 +61,7 @@ def registered(
 _KNOWN = {"tinyrope", "torch", *sys.stdlib_module_names}
 
 def _is_foreign(value):
-    "Tell whether this is a function or class of somebody else"
+    "Tell whether this is a function or class of other code"
     code = inspect.isfunction(value) or inspect.isclass(value)
     return code and (value.__module__ or "").partition(".")[0] not in _KNOWN
 
@@ -82,7 +82,7 @@ def patched() -> list: # of names such as "model.Block.forward"
 def parts_of(
     config:ModelConfig, # shape of a model
 ) -> dict: # nothing, for a model of tinyrope's parts alone
-    "Describe what a model is made of that is not tinyrope's"
+    "Describe the parts of a model that are not tinyrope's"
     found = dict(registered=registered(config), patched=patched())
     return {name: part for name, part in found.items() if part}
 

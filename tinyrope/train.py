@@ -70,8 +70,8 @@ class Trainer:
 @patch
 def micro_batches(self:Trainer,
     step:int, # whose batch
-): # yields inputs, targets: (batch_size / accumulate, seq)
-    "Fetch the batch of `step` in parts, and have the next one read"
+): # yields inputs, targets: (batch_size / world / accumulate, seq)
+    "Fetch the batch of `step` in parts, and start reading the next one"
     batch = self.ahead.pop(step, None) or self.reader.submit(self.batches, step)
     self.ahead = {step + 1: self.reader.submit(self.batches, step + 1)}
     rows = batch.result()
@@ -217,8 +217,8 @@ def fit(
     recorder, # a `Recorder`: evaluates, writes and saves
     stopped, # function without arguments: was a stop asked for?
     peak, # function that measures the operations per second of this machine in matrix products
-) -> bool: # did it come to its end (and was not stopped)?
-    "Train until the end, evaluating and saving. Raises FloatingPointError if the loss is no number"
+) -> bool: # False: it was stopped before its end
+    "Train until the end, evaluating and saving. Raises FloatingPointError if the loss is not finite"
     config, progress = trainer.config, trainer.progress
     watch, losses = Stopwatch(trainer.device), []
     with progress_bar(trainer, recorder.log) as bar:
@@ -257,7 +257,7 @@ def _fetch(trainer, losses):
 
 # %% ../nbs/04_train.ipynb #b9a169cb
 def _check_losses(trainer, values):
-    "Raise FloatingPointError if a loss or a norm is no number"
+    "Raise FloatingPointError if a loss or a norm is not finite"
     n = trainer.config.batch_size
     for i, (loss, norm) in enumerate(values, trainer.progress.step - len(values)):
         if math.isfinite(loss) and math.isfinite(norm): continue
@@ -382,7 +382,7 @@ def make_trainer(
     device:torch.device, # of this process
     shard:bool = False, # spread the model over the processes?
 ) -> Trainer:
-    "Make the model from the seed, and its trainer. Raises ValueError if the batch cannot be parted"
+    "Make the model from the seed, and its trainer. Raises ValueError if the batch cannot be divided"
     rank, world = rank_and_world()
     batches = Batches(store, config.batch_size, model_config.seq_len, config.seed, rank, world)
     if config.batch_size % (parts := world*config.accumulate):
