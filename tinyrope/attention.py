@@ -1,4 +1,4 @@
-"""Each token takes a weighted mean of the values of earlier tokens, by hand and with fused kernels.
+"""Each token takes a weighted mean of its own value and earlier ones, by hand and with fused kernels.
 
 Docs: https://tinyrope.github.io/tinyrope/attention.html.md"""
 
@@ -25,7 +25,7 @@ def causal_mask(
     key_len:int, # number of keys
     device=None, # where to put the mask
 ) -> Tensor: # (query_len, key_len) bool, True where the query may attend to the key
-    "Make the mask that hides later tokens; of more queries than keys, the first attend to nothing"
+    "Make the mask that hides later tokens; if queries outnumber keys, the first attend to nothing"
     return torch.ones(query_len, key_len, dtype=torch.bool, device=device).tril(key_len - query_len)
 
 # %% ../nbs/01_attention.ipynb #dd5d6072
@@ -151,7 +151,7 @@ class Attention(nn.Module):
         "Mix the values of the tokens to which each token may attend"
         heads = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (batch, all heads, seq, head_dim)
         qk, v = heads.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), dim=1)
-        if rope is not None: qk = apply_rope(qk, *rope)         # queries and keys are rotated alike, so together
+        if rope is not None: qk = apply_rope(qk, *rope)         # queries and keys are rotated alike, in one call
         q, k = qk.split((self.n_heads, self.n_kv_heads), dim=1)
         if cache is not None: k, v = cache.append(k, v)
         dropout = self.dropout if self.training else 0.

@@ -101,7 +101,7 @@ def load_tokenizer(
         raise ValueError(f"the tokenizer {name} has no {EOT} token: add it as a special token")
     if off := " and ".join(_switch_off(tokenizer)):
         what = f"the tokenizer {name} asks for {off}"
-        warnings.warn(f"{what}: switched off, for stories are read whole")
+        warnings.warn(f"{what}: switched off, because stories are read whole")
     if fault := _fault(tokenizer):
         raise ValueError(f"the tokenizer {name} {fault}: bits per byte could not be counted; "
                          "train one with train_bpe")
@@ -148,7 +148,7 @@ def _fault(tokenizer) -> str:
 # %% ../nbs/03_data.ipynb #576e5ee0
 @dataclass(frozen=True)
 class Batches:
-    "Inputs and targets of any step. Raises ValueError for a small store or a batch not shareable"
+    "Inputs and targets of any step. Raises ValueError if the store or the batch size does not fit"
     store:TokenStore    # where the tokens are
     batch_size:int      # rows in a step, over all processes
     seq_len:int         # tokens in a row
@@ -274,7 +274,7 @@ def original_split(
     n_valid:int=20_000, # stories to draw for validation
     seed:int=42, # of the drawing
 ) -> tuple[list, list]: # training and validation stories
-    "Split off the last 4 %, then draw from both parts (all of a part that has fewer)"
+    "Split off the last 4%, then draw from both parts (all of a part that has fewer)"
     cut, rng = int(.96*len(stories)), random.Random(seed)
     def draw(part, n): return rng.sample(part, min(n, len(part)))
     return draw(stories[:cut], n_train), draw(stories[cut:], n_valid)

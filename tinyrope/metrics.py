@@ -1,4 +1,4 @@
-"""One loss, reported as nats per token, perplexity and bits per byte, from one function, and the floor to beat.
+"""One loss in nats per token, perplexity and bits per byte, and the n-gram floor that a model has to beat.
 
 Docs: https://tinyrope.github.io/tinyrope/metrics.html.md"""
 
@@ -31,7 +31,7 @@ def bits_per_byte(
 # %% ../nbs/03a_metrics.ipynb #5eb8bf48
 def perplexity(
     loss:float, # nats per token
-) -> float: # e^loss; infinite where that is more than a float holds
+) -> float: # e^loss; infinite where that is too large for a float
     "Convert a loss to perplexity"
     try: return math.exp(loss)
     except OverflowError: return math.inf
@@ -61,7 +61,7 @@ class Score:
 
 # %% ../nbs/03a_metrics.ipynb #6be404af
 def target_nats(
-    model:nn.Module, # a `Transformer`, or what is called like one
+    model:nn.Module, # a `Transformer`, or a module that is called like one
     inputs:Tensor, # (batch, seq) tokens
     targets:Tensor, # (batch, seq) tokens to predict; -1: ignored
     mask:Tensor|None = None, # attention mask; None: causal attention alone
@@ -105,10 +105,10 @@ def windows(
 
 # %% ../nbs/03a_metrics.ipynb #d40b0429
 def evaluate_stories(
-    model:nn.Module, # a `Transformer`, or what is called like one and has its `config`
+    model:nn.Module, # a `Transformer`, or a module that is called like one and has its `config`
     tokenizer, # its tokenizer
     stories, # texts, each scored on its own
-    quiet:bool = False, # do not show how far it is?
+    quiet:bool = False, # show no progress?
 ) -> dict: # loss, perplexity, bits_per_byte, bytes_per_token, stories, tokens, bytes
     "Score texts. Raises ValueError if there are none"
     with evaluating(model), _scoring_bar(quiet) as bar:
@@ -208,7 +208,7 @@ def evaluate_blocks(
 def _discounts(counts):
     "Estimate what is taken from counts of 0, 1, 2, and 3 or more; (4,)"
     n = np.bincount(np.minimum(counts, 5), minlength=6)[1:5]        # n-grams counted 1 to 4 times
-    usual = np.array([0, .5, 1, 1.5])                               # of a text too small to tell
+    usual = np.array([0, .5, 1, 1.5])                               # for a text too small to estimate them
     if not n.all(): return usual
     k = np.arange(1, 4)
     taken = k - (k + 1)*n[0]/(n[0] + 2*n[1])*n[1:]/n[:-1]
@@ -238,7 +238,7 @@ class _Level:
 
 # %% ../nbs/03a_metrics.ipynb #31b225e0
 class NgramTable:
-    "Counted n-grams with modified Kneser-Ney smoothing. Raises ValueError for an unended text"
+    "Counted n-grams, modified Kneser-Ney smoothing. Raises ValueError if end-of-text is not last"
     def __init__(self,
         tokens, # (n,) training text: token ids of documents, each followed by end-of-text
         eot:int, # id of end-of-text
@@ -312,7 +312,7 @@ def ngram_floor(
 
 # %% ../nbs/03a_metrics.ipynb #15706410
 def story_nats(
-    model:nn.Module, # a `Transformer`, or what is called like one and has its `config`
+    model:nn.Module, # a `Transformer`, or a module that is called like one and has its `config`
     tokenizer, # its tokenizer
     stories, # texts, none of them empty
 ) -> np.ndarray: # (stories,) nats

@@ -72,7 +72,7 @@ Heads, Dropped = whole(1, 2**20), number(0, below=1)
 # %% ../nbs/02_model.ipynb #30bb7353
 @dataclass(frozen=True)
 class ModelConfig(Settings):
-    "The shape of a model. Raises ValueError for a shape that cannot be"
+    "The shape of a model. Raises ValueError for an impossible shape"
     vocab_size:Count = 2048                                   # tokens the tokenizer knows
     dim:whole(2, 2**20) = 128                                 # width of the residual stream
     n_layers:Count = 4                                        # blocks
@@ -173,7 +173,7 @@ class Encoding(nn.Module):
         start:int, # position of the first
         mask:Tensor|None, # given by the caller
     ) -> tuple: # embedded tokens, (cos, sin) or None, mask
-        "Bring the positions in; this one changes nothing"
+        "Add the positions; the base class changes nothing"
         self._rows(start, x)
         return x, None, mask
 
@@ -182,14 +182,14 @@ class Encoding(nn.Module):
         n:int, # number of positions
         device:torch.device, # of the tables
     ) -> dict: # name → table in fp32, (n, ...)
-        "Compute the tables; this one needs none"
+        "Compute the tables; the base class needs none"
         return {}
 
     def tabulate(self,
         device:torch.device, # for tables that have no memory yet
     ):
-        "Compute the tables of the trained context anew, where they are"
-        old = next(self.buffers(), None)                # weights may be offloaded, the tables not
+        "Compute the tables of the trained context anew, on the device where they are"
+        old = next(self.buffers(), None)                # weights may be offloaded, tables are not
         if old is not None and not old.is_meta: device = old.device
         found = self.compute(0, self.config.seq_len, device)
         for name, table in found.items(): self.register_buffer(name, table, persistent=False)
@@ -204,7 +204,7 @@ class Encoding(nn.Module):
         return list(self.compute(start, x.shape[1], x.device).values())
 
     def _check_length(self, length):
-        "Warn, once a model, of a context that was not trained"
+        "Warn, once for each model, that `length` is beyond the trained context"
         if not self.warned: _warn_beyond(length, self.config.seq_len)
         self.warned = True
 
@@ -281,7 +281,7 @@ class ALiBi(Encoding):
 # %% ../nbs/02_model.ipynb #22ce829b
 ENCODINGS |= {"rope": Rotary, "sinusoidal": Sinusoidal, "scaled_sinusoidal": ScaledSinusoidal,
               "learned": Learned, "alibi": ALiBi, "none": Encoding}
-BUILT_IN = frozenset((*ENCODINGS, *ATTENTIONS, *NORMS, *MLPS))     # other names are parts of one's own
+BUILT_IN = frozenset((*ENCODINGS, *ATTENTIONS, *NORMS, *MLPS))     # other names are custom parts
 
 # %% ../nbs/02_model.ipynb #de7fcb43
 class Transformer(nn.Module):
@@ -334,7 +334,7 @@ class Transformer(nn.Module):
 # %% ../nbs/02_model.ipynb #70633442
 def tie_and_tabulate(
     model:Transformer, # has been made, moved or loaded
-    _=None, # which keys were missing, as PyTorch tells after loading
+    _=None, # the missing keys, which PyTorch passes after loading; unused
 ):
     "Tie the head of `model`, if it is tied, and compute its tables of positions in fp32"
     weight = model.embedding.weight
@@ -415,7 +415,7 @@ def extend_context(
 def count_parameters(
     config:ModelConfig, # shape of the model
 ) -> dict: # part → number of parameters; the tied head counts once, under embedding
-    "Count parameters by formula, those of parts of one's own one by one"
+    "Count parameters by formula, or one by one if the model has custom parts"
     c, b = config, config.bias
     if not BUILT_IN.issuperset((c.position, c.attention, c.norm, c.mlp)): return _counted(config)
     kv_dim, norm = c.kv_heads*c.head_dim, c.dim*(2 if c.norm == "layer" else 1)

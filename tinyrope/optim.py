@@ -24,7 +24,7 @@ def schedule(
     warmup:float = .02, # share of the steps in which the rate rises
     decay:float = 1., # share of the steps in which it falls to 0, at the end ("wsd")
 ) -> float: # factor on the learning rate, 0 to 1
-    "Scale the learning rate"
+    "Compute the factor on the learning rate at a step"
     if shape == "constant": return 1.
     rise = min(1., (step + 1) / max(1, warmup*steps))
     if shape == "cosine": return rise * (1 + math.cos(math.pi * step/steps)) / 2
@@ -57,7 +57,7 @@ def orthogonalise(
 
 # %% ../nbs/03b_optim.ipynb #f63abc4d
 def _by(key, matrices):
-    "Group the positions of matrices by a property of theirs"
+    "Group the indices of matrices by a property"
     groups = {}
     for i, x in enumerate(matrices): groups.setdefault(key(x), []).append(i)
     return groups.values()
@@ -86,7 +86,7 @@ class Muon(torch.optim.Optimizer):
         lr:float = .02, # learning rate
         momentum:float = .95, # of the running mean of gradients (Nesterov)
         weight_decay:float = 0., # share of each weight removed a step, times lr
-        rows:dict|None = None, # matrix → rows of each of its parts, which are orthogonalised apart
+        rows:dict|None = None, # matrix → rows of each of its parts, which are orthogonalised separately
     ):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
         self.rows, self.polynomials = rows or {}, NEWTON_SCHULZ
@@ -107,7 +107,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self):
-        "Take a step with the gradients at hand"
+        "Take a step with the current gradients"
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if not weights: continue

@@ -18,7 +18,7 @@ def rope_frequencies(
     head_dim:int, # width of a head, even
     base:float=10_000. # the wavelengths run from 2π to nearly 2π·base tokens
 ) -> Tensor: # (head_dim/2,) fp32, radians per token, fastest pair first
-    "Compute the frequency of each pair (RoFormer sec. 3.2.2); raises `ValueError` if odd"
+    "Compute the frequency of each pair; raises `ValueError` unless `head_dim` is even"
     if head_dim < 2 or head_dim % 2:
         raise ValueError("RoPE rotates pairs of numbers, so head_dim must be "
                          f"even and positive, not {head_dim}: "
@@ -98,7 +98,7 @@ def scaled_frequencies(
     factor:float=1., # how many times longer than in training the context becomes, at least 1; unused by None
     trained_len:int=0 # tokens in the contexts of training; needed by 'yarn' alone
 ) -> tuple[Tensor, float]: # (head_dim/2,) fp32 radians per token, and the `scale` for `rope_tables`
-    "Stretch the wavelengths for a longer context; raises `ValueError` for what it cannot use"
+    "Stretch the wavelengths for a longer context; raises `ValueError` for invalid arguments"
     if not factor >= 1:
         raise ValueError(f"factor must be at least 1, not {factor}: "
                          "it is new length / trained length")
