@@ -340,8 +340,10 @@ _ADDED = "better_on_stories", "better_on_web", "better_at_sense"
 def diverse_data():
     "Add web text to a fixed amount of stories"
     parts = planned_parts("added_web", _ADDED)
-    found = differences_in_words(parts, *parts)
-    return Found(f"With three times as much web text: {found}.", parts)
+    parts["better on web"] = replace(parts["better on web"], control=True)
+    stories, web, sense = (value_in_words(part) for part in parts.values())
+    return Found(f"With three times as much web text added, the loss on stories changes by {stories}, "
+                 f"that on web text by {web}, and answers about sense by {sense}.", parts)
 
 # %% ../nbs/claims.ipynb #d613f3f8
 def _saved():

@@ -370,7 +370,7 @@ class WithWeb:
     times:int   # bytes of web text for each byte of stories
 
     def __call__(self, scale, seed):
-        stories, pages = drawn(scale, int(.66*len(stories_at(scale))), seed), web_pages(scale)[1]
+        stories, pages = _stories_beside(scale, seed), web_pages(scale)[1]
         vocab_size, size = configure("laptop", **scale.base)[0].vocab_size, _bytes_of(stories)
         parts = stories[:len(stories)//2], pages
         _tokenizer_of(scale, "mixed", [t for part in parts for t in part], vocab_size)
@@ -383,6 +383,8 @@ class WithWeb:
 
 # %% ../nbs/07c_text_studies.ipynb #16cb9522
 def _bytes_of(texts): return sum(len(t.encode()) for t in texts)
+
+def _stories_beside(scale, seed): return drawn(scale, int(.66*len(stories_at(scale))), seed)
 
 # %% ../nbs/07c_text_studies.ipynb #136bbd22
 def _on_web(run, scale):
@@ -417,8 +419,10 @@ def _floor_of_web(scale):
     "Tables of n-grams counted on the web text, scored on what was held out"
     held, pages = web_pages(scale)
     tokenizer = load_tokenizer(file_of(scale, "mixed-tokenizer.json"))
-    store = _InMemory(pages, tokenizer)
-    return dict(web_floor=ngram_floor(store.tokens, tokenizer, held))
+    store, stories = _InMemory(pages, tokenizer), _stories_beside(scale, 0)
+    share = _bytes_of(stories)/_bytes_of(pages)
+    return dict(web_floor=ngram_floor(store.tokens, tokenizer, held),
+                pages_read={f"{k} × web": k*share for k in (1, 3)})
 
 # %% ../nbs/07c_text_studies.ipynb #1273c022
 @study("added_web", 9, "Does added web text help?", reference="stories", needs_web=True,
