@@ -220,11 +220,13 @@ def subject_bands():
     parts[f"names are sinks: {_SINK} times even attention"] = Tested(
         sink, f"{_EVEN}, less {_SINK}", "names")
     need = "mentions of names need their column more than"
-    words, things = (value_in_words(parts[f"{need} {word}"], 2) for word in ("other words", "things"))
+    words, things = (value_in_words(parts[f"{need} {word}"], 2)
+                     for word in ("other words", "things"))
     return Found(
-        f"Without its own column, a later mention of a name costs {words} more than that of another "
-        f"word that recurs. Whether names differ from things in this is undecided ({things}). "
-        f"Names draw {_SINK + sink.mean:.1f} times even attention, which makes them no sinks.", parts)
+        f"Without its own column, a later mention of a name costs {words} more than that of "
+        f"another word that recurs. Whether names differ from things in this is undecided ({things}). "
+        f"Names draw {_SINK + sink.mean:.1f} times even attention, which makes them no sinks.",
+        parts)
 
 # %% ../nbs/claims.ipynb #e07b2fd8
 def _by_wording(what, *kinds):
@@ -313,8 +315,8 @@ def grammar_without_sense():
         f"Pronouns, reflexives and verb forms are right in {forms} of the items, a verb across "
         f"another noun in {across}. Contexts move answers about numbers in {many} of the twins, "
         f"about who did what to whom in {who}, about a name that is kept in {kept}; 50% is chance. "
-        f"Stories have {say(alarms.mean, alarms.half, 1)} alarms per 1,000 words more than the corpus.",
-        parts)
+        f"Stories have {say(alarms.mean, alarms.half, 1)} alarms per 1,000 words more than the "
+        "corpus.", parts)
 
 # %% ../nbs/claims.ipynb #9cdef65a
 _DEPTHS = ("four_beat_two", "eight_beat_four", "sixteen_beat_four", "four_beat_two_in_all",
@@ -342,8 +344,8 @@ def diverse_data():
     parts = planned_parts("added_web", _ADDED)
     parts["better on web"] = replace(parts["better on web"], control=True)
     stories, web, sense = (value_in_words(part) for part in parts.values())
-    return Found(f"With three times as much web text added, the loss on stories changes by {stories}, "
-                 f"that on web text by {web}, and answers about sense by {sense}.", parts)
+    return Found(f"With three times as much web text added, the loss on stories changes by "
+                 f"{stories}, that on web text by {web}, and answers about sense by {sense}.", parts)
 
 # %% ../nbs/claims.ipynb #d613f3f8
 def _saved():

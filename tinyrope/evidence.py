@@ -132,13 +132,14 @@ def read_whole(
 
 # %% ../nbs/evidence.ipynb #46f69ed9
 _UNITS = {"bits_per_byte": "bits per byte", "web_bits_per_byte": "bits per byte of web text",
-          "previous": "share of the weight", "sense": "share right", "early": "nats per token", "gap": "bits per byte",
+          "previous": "share of the weight", "sense": "share right", "early": "nats per token",
+          "gap": "bits per byte",
           "auc": "area under the curve", "gain_1": "bits per byte", "gain_64": "bits per byte",
           "recited_64": "tokens"}
 
 # %% ../nbs/evidence.ipynb #4e340c59
 def _guessed(result, part, chance=.5, least=.02):
-    "The part of a study, undecided, if it is about sense and both of its arms guess; otherwise None"
+    "A part about sense, undecided, if both arms guess; otherwise None"
     p = result["parts"][part]
     if p["what"] != "sense": return None
     rows = [r for r in result["rows"] if r["arm"] in (p["arm"], p["reference"]) and not r["tuning"]]
