@@ -321,10 +321,14 @@ def _floor(name, scale):
     return ngram_floor(tokens[:ends[-1] + 1], data.tokenizer, stories_at(scale, "valid"))
 
 # %% ../nbs/07b_programme.ipynb #d63a7b34
+def _named(changes):
+    "Settings without the folder of this machine"
+    return {k: Path(v).name if k == "tokenizer" else v for k, v in changes.items()}
+
 def _begin(name, scale, path):
     "Write the file of a study without rows, or read it. Raises ValueError if its arms have changed"
     s, arms = STUDIES[name], STUDIES[name].arms(scale)
-    plan = {a: dict(changes=arm.changes, seeds=min(arm.seeds, scale.seeds), tuned=arm.tuned,
+    plan = {a: dict(changes=_named(arm.changes), seeds=min(arm.seeds, scale.seeds), tuned=arm.tuned,
                     text=_name_of(arm.text)) for a, arm in arms.items()}
     for a, arm in arms.items():
         if arm.rates_of: plan[a]["rates_of"] = arm.rates_of
