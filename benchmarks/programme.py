@@ -3,8 +3,9 @@
 `python benchmarks/programme.py all --web FILE` trains and measures all studies at the size small,
 about eleven hours on two cores, and writes results/study-NAME-small.json, a row as soon as a
 run has ended. Names of studies instead of `all` run these alone. `--worker 0 --workers 2` and
-`--worker 1 --workers 2`, in two terminals with OMP_NUM_THREADS=1, share the runs. Stopped and given
-again, the command goes on; no folder of a run is left. FILE is web text (.txt, .jsonl, .parquet)."""
+`--worker 1 --workers 2`, in two terminals with OMP_NUM_THREADS=1, share the runs. Stopped and
+given again, the command goes on; no folder of a run is left. FILE is web text (.txt, .jsonl,
+.parquet)."""
 from dataclasses import replace
 from pathlib import Path
 
