@@ -352,24 +352,31 @@ def test_pages_explain_what_the_glossary_does():
 @pytest.mark.skipif(not newest(PANDOC), reason="needs Pandoc 3.1.1, or Quarto")
 @pytest.mark.parametrize("source, html", [
     ("[[`f`](https://tinyrope.github.io/tinyrope/a.html#f)](b.html)",
-     '<a href="b.html"><code>f</code></a>'),
+     '<a href="b.html"><code class="short">f</code></a>'),
     ("[a](https://tinyrope.github.io/tinyrope/a.html#f)", '<a href="a.html#f">a</a>'),
     ("[Su](https://arxiv.org/abs/2104.09864)", 'aria-description="Su et al. (2021). RoFormer: '),
     (f"| a |\n|---|\n| {'word '*20} |", '<div class="sentence">'),
-    (f"| a | b |\n|---|---|\n| 1 | {'word '*20} |", '<div class="sentence" data-column="b">'),
-    ("[`_f`](https://tinyrope.github.io/tinyrope/a.html#_f)", "<p><code>_f</code></p>"),
+    (f"| a | b | c |\n|---|---|---|\n| 1 | 2 | {'word '*20} |",
+     '<div class="sentence" data-column="c">'),
+    ("[`_f`](https://tinyrope.github.io/tinyrope/a.html#_f)", '<p><code class="short">_f</code></p>'),
     ("::: {#cell-fig-x .cell}\n``` {.python .cell-code}\nplot(x)\n```\n:::", "Code of the figure"),
     ("::: {.cell}\n``` {.python .cell-code}\nimport a\nfrom b import (c,\n  d)\n```\n:::",
      "Imports"),
-    ("| a | b |\n|---|---|\n| x | −1.5 ± 0.2 % |", '<td style="text-align: right;">−1.5 ± 0.2 %</td>'),
+    ("| a | b |\n|---|---|\n| x | −1.5 ± 0.2 % |", 
+     '<td style="text-align: right;">−1.5\xa0±\xa00.2\xa0%</td>'),
     ("| a | b |\n|---|---|\n| x | 1 of 2 |", "<td>1 of 2</td>"),
     ("[source](a.py)\n\n### f\n\n*Return it. Raises* an error", "<em>Return it. Raises an error</em>"),
     ("### Study\n\n[`Study`](https://tinyrope.github.io/tinyrope/programme.html#study)",
-     '<a href="#study"><code>Study</code></a>'),
+     '<a href="#study"><code class="short">Study</code></a>'),
+    ("::: {.cell}\n``` {.python .cell-code code-summary=Solution}\nf()\n```\n\n1\n:::",
+     "<summary>What it gives</summary>"),
+    ("::: {.cell-output}\n```\na   1\nb   2\n```\n:::", 'class="cell-output aligned"'),
+    ("| a | b | c |\n|---|---|---|\n| 1 | | 2 |\n", '<th>a</th>\n<th style="text-align: right;">c</th>'),
     ("::: {.cell}\n``` {.cell-code code-fold=show code-summary=\"Exported source\"}\nx\n```\n:::",
      'code-summary="Source"'),
 ], ids=["nested link", "link inside", "paper", "cell of a table", "name of a column", "private name",
-        "plotting", "imports", "numbers", "no numbers", "docstring", "name of the page", "source"])
+        "plotting", "imports", "numbers", "no numbers", "docstring", "name of the page",
+        "solution", "columns of an output", "empty column", "source"])
 def test_the_filter_changes_pages(source, html):
     "One example of each thing that it does"
     assert html in filtered(source)
