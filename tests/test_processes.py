@@ -194,7 +194,10 @@ def test_a_process_that_dies_ends_the_others(tmp_path, start):
     until(lambda: last(folder), process)
     workers = workers_of(process)
     assert len(workers) == 2
+    process.send_signal(signal.SIGSTOP)         # torchrun, which might end the other one first
     os.kill(workers[1], signal.SIGKILL)
+    until(lambda: psutil.Process(workers[0]).status() == psutil.STATUS_ZOMBIE, process)
+    process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(timeout=HUNG)
     assert process.returncode != 0 and "another process of this run has ended" in errors, errors
 

@@ -11,7 +11,6 @@ __all__ = ['final_loss', 'steep_start', 'tight_gap', 'relative_distance', 'diago
 # %% ../nbs/claims.ipynb #386913c9
 import math
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from .evidence import (Found, claim, differences_in_words, planned_parts, read_w
                                value_in_words)
 from .ledger import read_result, read_study, say
 from .pairs import RULES, by_form
-from .probes import all_items
+from .probes import items_by_kind
 from .rope import apply_rope, rope_frequencies, rope_tables
 from .text_studies import canary_gains
 from .verdicts import Tested, contrast, contrast_groups, paired
@@ -233,15 +232,7 @@ def subject_bands():
 def _by_wording(what, *kinds):
     "Share of right answers, or of twins that are moved, one value a wording"
     told, first = read_result("probes")["models"]["bundled"], dict(right=1, moved=2)[what]
-    return np.concatenate([by_form(told[k][what], _items()[k][::first]) for k in kinds])
-
-# %% ../nbs/claims.ipynb #73d95491
-@lru_cache
-def _items():
-    "All minimal pairs by kind"
-    items = {}
-    for item in all_items(): items.setdefault(item.kind, []).append(item)
-    return items
+    return np.concatenate([by_form(told[k][what], items_by_kind()[k][::first]) for k in kinds])
 
 # %% ../nbs/claims.ipynb #91787738
 def _alarms():

@@ -12,7 +12,7 @@ __all__ = ['LEVELS', 'CANARIES', 'write_text', 'drawn', 'Share', 'fit_power_law'
 # %% ../nbs/07c_text_studies.ipynb #537fabcd
 import json
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from .metrics import NgramTable, evaluate_ngrams, evaluate_stories, ngram_floor,
 from .model import generate_tokens
 from .pairs import accuracy
 from .prepare import prepare
-from .probes import all_items, measure_probes, sense_items
+from .probes import items_by_kind, measure_probes, sense_items
 from .programme import (BASE, Arm, Part, Scale, file_of, shared_tokenizer, stories_at,
                                 study, validation_file)
 from .store import EOT, write_shared
@@ -395,19 +395,13 @@ def _on_web(run, scale):
                 web_nats=pack_nats(story_nats(run.model, run.tokenizer, held)))
 
 # %% ../nbs/07c_text_studies.ipynb #abac451e
-@lru_cache
-def _items(n):
-    "The first so many items of each kind of probe; None: all"
-    kinds = {}
-    for item in all_items(): kinds.setdefault(item.kind, []).append(item)
-    return [item for items in kinds.values() for item in items[:n]]
-
 def score_probes(
     run:Run, # a finished run
     scale:Scale, # the size; tests ask two items of each kind
 ) -> dict: # grammar, names: mean share right; sense: mean share moved (½ is guessing); probes: all
     "Ask a run the minimal pairs of grammar and sense"
-    found = measure_probes(run, _items(2 if scale.name == "tiny" else None))
+    some = [item for items in items_by_kind().values() for item in items[:2]]
+    found = measure_probes(run, some if scale.name == "tiny" else None)
     kinds = {item.kind for item in sense_items()}
     names = {kind for kind in kinds if kind.startswith("name kept")}
     def mean(what, kinds): return float(np.mean([accuracy(found[k][what])[0] for k in kinds]))
