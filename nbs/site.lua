@@ -252,7 +252,7 @@ local function fold(cell)
   end
   if not code.classes:includes("cell-code") then return nil end
   if code.attributes["code-summary"] == "Solution" then hide_answer(cell) end
-  local drawn = cell.identifier:match("^cell%-fig%-") and not code.attributes["code-fold"]
+  local drawn = cell.identifier:match("^cell%-fig%-") and not code.attributes["code-summary"]
   local summary = imports_only(code.text) and "Imports" or drawn and "Code of the figure"
   if summary then code.attributes["code-fold"], code.attributes["code-summary"] = "true", summary
   elseif code.attributes["code-summary"] == "Exported source" then

@@ -96,12 +96,13 @@ _COLOURS = {"yes": PALETTE[2], "no": PALETTE[3], "undecided": "0.5"}
 # %% ../nbs/evidence.ipynb #a43eb73f
 def _panel(ax, rows, unit):
     "Draw comparisons in one unit: rows of (part, verdict, contrast)"
-    for y, (_, word, c) in enumerate(rows):
-        ax.barh(y, 2*c.bound, left=-c.bound, height=.6, color="0.93", zorder=0)
+    for y, (name, word, c) in enumerate(rows):
+        ax.barh(y, 2*c.bound, left=-c.bound, height=.4, color="0.9", zorder=0)
+        ax.plot((0, 0), (y - .2, y + .2), c="0.4", lw=.8)
         ax.errorbar(c.mean, y, xerr=c.half, fmt="o", ms=4, capsize=2, color=_COLOURS[word])
-    ax.set_yticks(range(len(rows)), [f"{name}: {word}" for name, word, _ in rows])
-    ax.set_ylim(len(rows) - .4, -.6)
-    ax.axvline(0, c="0.4", lw=.8)
+        ax.text(0, y - .32, f"{name}: {word}", transform=ax.get_yaxis_transform(), fontsize=9)
+    ax.set(yticks=[], ylim=(len(rows) - .6, -.75))
+    ax.spines["left"].set_visible(False)
     label(ax, "", unit)
 
 # %% ../nbs/evidence.ipynb #d914a1ea
@@ -112,8 +113,8 @@ def draw_parts(
     parts, units = CLAIMS[number].find().parts, {}
     for (name, t), word in zip(parts.items(), judged(parts).values()):
         if isinstance(t.found, Contrast): units.setdefault(t.unit, []).append((name, word, t.found))
-    heights = [len(rows) + 1.4 for rows in units.values()]
-    fig, axes = figure(len(units), 1, (6.5, .3*sum(heights)/len(heights)), squeeze=False,
+    heights = [len(rows) + 2 for rows in units.values()]
+    fig, axes = figure(len(units), 1, (5.5, .46*sum(heights)/len(heights)), squeeze=False,
                        height_ratios=heights, layout="constrained")
     for ax, (unit, rows) in zip(axes[:, 0], units.items()): _panel(ax, rows, unit)
     return fig

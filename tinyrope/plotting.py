@@ -53,11 +53,12 @@ def label(
     title:str, # the finding, in a sentence
     x:str = "", # name and unit of the horizontal axis
     y:str = "", # name and unit of the vertical axis
-    legend:bool = False, # show a legend?
+    legend:bool|str = False, # show a legend? "beside": at the right of the axes
 ): # `ax` itself
     "Title and name the axes of `ax`"
     ax.set(title=title, xlabel=x, ylabel=y)
-    if legend: ax.legend()
+    beside = dict(loc="center left", bbox_to_anchor=(1, .5))
+    if legend: ax.legend(**beside if legend == "beside" else {})
     return ax
 
 # %% ../nbs/plotting.ipynb #34077729
