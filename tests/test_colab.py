@@ -19,7 +19,7 @@ STAND_INS = {
     "pip": 'test -f tinyrope/pyproject.toml && echo "$3" >> asked && ln -s {root}/tinyrope site/'}
 PROJECT = tomllib.loads((ROOT/"pyproject.toml").read_text(encoding="utf-8"))["project"]
 LOOK = "import os, tinyrope; print(os.getcwd(), tinyrope.__file__, os.path.isdir('../results'))"
-GIVEN = {"IPython", "pandas"}                           # on Colab, and with JupyterLab
+GIVEN = {"IPython", "pandas", "matplotlib_inline", "httpx"}     # on Colab, and with JupyterLab
 
 
 def setups():

@@ -1,4 +1,4 @@
-"""Ten sentences of a public write-up, and what measuring says about each.
+"""Ten claims of a published write-up, and what was measured about each.
 
 Docs: https://tinyrope.github.io/tinyrope/claims.html.md"""
 
@@ -27,16 +27,17 @@ from .verdicts import Tested, contrast, contrast_groups, paired
 # %% ../nbs/claims.ipynb #f7be7454
 @claim(1, "the-loss",
        "Train loss 1.47, validation loss about 1.60, validation perplexity about 5.03",
-       "the run itself, on the same stories", "index.html#the-run-that-started-this")
+       "the run itself, on the same stories", "index.html#the-run-of-the-write-up")
 def _final_loss():
     "Put the published loss into the unit of the model in the package"
     published = read_result("scoreboard")["published"]
     theirs = next(row for row in published if "write-up" in row["name"])["bits_per_byte"]
     ours = read_result("bundled")["test"]["bits_per_byte"]
     return Found(
-        f"The published loss is {theirs:.2f} bits per byte; the model in the package has "
-        f"{ours:.2f} on test stories. To repeat the run takes all of TinyStories and a GPU.",
-        {"validation loss 1.60": Tested(None, "needs all of TinyStories and a GPU")})
+        f"The run has not been repeated: it needs TinyStories and a GPU. Its published loss is "
+        f"about {theirs:.2f} bits per byte, on validation stories of its own; the model in the "
+        f"package has {ours:.2f} on test stories.",
+        {"validation loss 1.60": Tested(None, "needs TinyStories and a GPU")})
 
 # %% ../nbs/claims.ipynb #a6ffc60e
 _STARTS = "fewer_types_start_steeper", "twice_as_many_types"
@@ -51,14 +52,14 @@ def _steep_start():
     "Count words, and compare starts with aliases"
     words = read_study("vocabulary")["words"]
     needed = words["needed_for_95_percent"]
-    count = f"{needed:,} of {words['distinct']:,} words make up 95 % of the text"
+    count = f"{needed:,} of {words['distinct']:,} words make up 95% of the text"
     parts = {"about 1,500 words": Tested(1000 < needed < 2000, count)}
     parts |= planned_parts("start", _STARTS)
     more, twice = (value_in_words(parts[k.replace("_", " ")], 2) for k in _STARTS)
     return Found(
         f"{needed:,} words make up 95% of the text. With four times as many types of tokens in the "
-        f"same text, the loss early in a run is worse by {more} than the entropy that they add; "
-        f"with twice as many by {twice}.", parts)
+        f"same text, the loss early in a run is higher by {more}, after the entropy that the types "
+        f"add is subtracted; with twice as many types, by {twice}.", parts)
 
 # %% ../nbs/claims.ipynb #3224b8a1
 def _gap_of_bundled():
@@ -86,16 +87,16 @@ def _planted():
        "gap, planted stories, and continuations of seen and unseen stories",
        "text_studies.html#the-gap-and-what-is-remembered")
 def _tight_gap():
-    "Look for memories of single stories in models with a tight and with a wide gap"
+    "Look for memories of single stories in models that read their text once or several times"
     parts, agreed = _planted(), read_result("copies")["agreed"]
     keys = _ONCE, "a tight gap", "often is recited"
     once, gap = (value_in_words(parts[k]) for k in keys[:2])
     recited = value_in_words(parts[keys[2]], 1)
     longer = contrast_groups(agreed["train, greedy"], agreed["valid, greedy"], "same", .1)
     parts |= {"package: a tight gap": Tested(_gap_of_bundled(), "bits per byte"),
-              "package: goes on alike after read stories": Tested(longer, "words")}
-    return Found(f"In models whose gap is {gap}, a story read once is predicted better by {once}, "
-                 f"and one read 64 times is recited ({recited} of 32 more than without).", parts)
+              "package: continues read and unread stories alike": Tested(longer, "words")}
+    return Found(f"In models with a gap of {gap}, reading a story once lowers its loss by {once}; "
+                 f"one read 64 times is recited ({recited} of 32 more than one not read).", parts)
 
 # %% ../nbs/claims.ipynb #c862b594
 def _rotated_scores(q, k, m, n):
@@ -128,15 +129,15 @@ def _relative_distance():
     bound, (tokens, whole, text) = math.ceil(math.log10(shifted)), _shift_and_text()
     other = contrast(100*text, "same", .01)
     return Found(
-        f"Of the positions only the distance counts, but {tokens} tokens of another story before "
-        f"change the scores of deeper layers by {say(other.mean, other.half, 0)} %.",
+        f"A shift of all positions changes no score, but {tokens} tokens of another story before "
+        f"the text change the scores of deeper layers by {say(other.mean, other.half, 0)}%.",
         {"a shift changes no score": Tested(
             shifted < 1e-4, f"1,000 random queries and keys, 400 positions: less than 1e{bound}"),
-         "nor in a whole model": Tested(
-             bool(whole < 1e-4), f"{tokens} positions: at most {100*whole:.4f} % of their size"),
-         "only the distance counts": Tested(
+         "a shift changes no score in a whole model": Tested(
+             bool(whole < 1e-4), f"{tokens} positions: at most {100*whole:.4f}% of their size"),
+         "contents do not count": Tested(
              content < 1e-4, f"at one distance, scores have a standard deviation of {content:.1f}"),
-         "a text before changes nothing": Tested(other, "% of the scores")})
+         "a text before changes no score": Tested(other, "% of the scores")})
 
 # %% ../nbs/claims.ipynb #8178d9eb
 def _without_rotations(measure):
@@ -148,7 +149,7 @@ def _without_rotations(measure):
 _NO_BAND = "without positions there is no band (added)"
 
 def _band_left():
-    "Part: has a model without any encoding no more weight within four tokens than even attention?"
+    "Part: is the weight within four tokens, without any encoding, that of even attention?"
     r, why = read_whole("positions")
     even = head_scores(even_attention(96))["band"].mean().item()
     left = None if why else contrast(paired(r, "none", even, "band"), "same", .02)
@@ -164,13 +165,14 @@ _LOOKS_BACK = ("none_looks_back_less", "alibi_looks_back_less",
 def _diagonal_band():
     "Compare encodings, and take the rotations out of a trained model"
     lost = contrast(-100*_without_rotations("band"), "higher", 1)
-    parts = {"rotations make the band of a trained model": Tested(lost, "points of the weight")}
+    made = Tested(lost, "percentage points of the weight")
+    parts = {"rotations make the band of a trained model": made}
     parts |= planned_parts("positions", _LOOKS_BACK) | _band_left()
     less, left = (value_in_words(parts[k]) for k in ("none looks back less", _NO_BAND))
-    return Found("Without its rotations a trained model loses "
-                 f"{say(lost.mean, lost.half, 1)} points of its band. Heads of models trained "
-                 f"without positions give the previous token less ({less}), but such models have a "
-                 f"band too: {left} above even attention.", parts)
+    return Found("Without its rotations, the weight of a trained model within four tokens falls by "
+                 f"{say(lost.mean, lost.half, 1)} percentage points. Models trained without an "
+                 f"encoding give the previous token less weight than models with RoPE ({less}), "
+                 f"but have a band too: {left} more than even attention.", parts)
 
 # %% ../nbs/claims.ipynb #f44c1489
 def _by_name(values, names):
@@ -222,9 +224,10 @@ def _subject_bands():
     words, things = (value_in_words(parts[f"{need} {word}"], 2)
                      for word in ("other words", "things (added)"))
     return Found(
-        f"Without its own column, a later mention of a name costs {words} more than that of "
-        f"another word that recurs. Whether names differ from things in this is undecided ({things}). "
-        f"Names draw {_SINK + sink.mean:.1f} times even attention, which makes them no sinks.",
+        "If later tokens cannot attend to a word, the loss on its later mentions rises more for a "
+        f"name than for another word that recurs, by {words}; for a name against a thing, the "
+        f"difference is {things}. Names draw {_SINK + sink.mean:.1f} times even attention; a sink "
+        f"would draw {_SINK} times.",
         parts)
 
 # %% ../nbs/claims.ipynb #e07b2fd8
@@ -252,10 +255,11 @@ def _more_than_corpus(measure):
 # %% ../nbs/claims.ipynb #8ae2d56e
 _SENSE = ("who did what to whom", "where it is now", "counting", "negation", "tool", "who was hurt",
           "whose name, near", "whose name, far", "name kept, near", "name kept, far")
-_TOLD = {"by_name": ("the hero is lost", "lower"), "replaced": ("the hero is replaced", "higher"),
-         "brought_back": ("things are brought in twice", "higher"),
+_TOLD = {"by_name": ("the hero is named less", "lower"),
+         "replaced": ("the hero is replaced", "higher"),
+         "brought_back": ("known things are introduced again", "higher"),
          "subject_verb": ("sentences open with subject and verb", "higher"),
-         "repeated_openings": ("openings come back", "higher")}
+         "repeated_openings": ("openings of sentences are repeated", "higher")}
 
 # %% ../nbs/claims.ipynb #84b78889
 _FORMS = "pronoun", "reflexive", "verb form"
@@ -268,7 +272,7 @@ def _right(*kinds):
 def _unmoved(kind):
     "Part: do contexts move the answers no more than by chance?"
     moved = _by_wording("moved", kind)
-    if moved.min() == 1: return Tested(False, f"all twins moved, in all of {len(moved)} wordings")
+    if moved.min() == 1: return Tested(False, f"all twins moved, in each of {len(moved)} wordings")
     return Tested(contrast(moved - .5, "same", .1), "share of twins moved, less 0.5", "wordings")
 
 # %% ../nbs/claims.ipynb #80700050
@@ -279,7 +283,7 @@ def _grammar():
             "pronouns, reflexives, verb forms": _right(*_FORMS),
             "agreement over a like noun": _right("agreement over a like noun"),
             "agreement over another noun": _right("agreement over another noun"),
-            "sentences of stories (added)": _right(*RULES)}
+            "sentences of stories (added)": replace(_right(*RULES), of="directions of rules")}
 
 # %% ../nbs/claims.ipynb #6c4af6e3
 def _sense():
@@ -306,11 +310,12 @@ def _grammar_without_sense():
     told = ", ".join(f"{kind} {moved[kind]:.0%}" for kind in best[::-1])
     others = [share for kind, share in moved.items() if kind not in best]
     return Found(
-        f"Pronouns, reflexives and verb forms are right in {forms} of the items, a verb across "
-        f"another noun in {across}. The context moves the answers the right way in this share of "
-        f"twins: {told}; in five other kinds of sense {min(others):.0%} to {max(others):.0%}, where "
-        f"50% is chance. Stories have {say(alarms.mean, alarms.half, 1)} alarms per 1,000 words more "
-        "than the corpus.", parts)
+        f"Pronouns, reflexives and verb forms are right in {forms} of the items, the number of a "
+        f"verb after a noun of the other number in {across}. For sense, the context moves the "
+        f"answers in the right direction in this share of pairs of texts (chance: 50%): {told}; "
+        f"five other kinds {min(others):.0%} to {max(others):.0%}. A checker of grammar raises "
+        f"{say(alarms.mean, alarms.half, 1)} alarms per 1,000 words more in generated stories "
+        "than in the corpus.", parts)
 
 # %% ../nbs/claims.ipynb #9cdef65a
 _DEPTHS = ("four_beat_two", "eight_beat_four", "sixteen_beat_four", "four_beat_two_in_all",
@@ -339,11 +344,12 @@ def _diverse_data():
     parts["better on web"] = replace(parts["better on web"], control=True)
     stories, web, sense = (value_in_words(part) for part in parts.values())
     return Found(f"With three times as much web text added, the loss on stories changes by "
-                 f"{stories}, that on web text by {web}, and answers about sense by {sense}.", parts)
+                 f"{stories} (higher is worse), the loss on web text by {web}, and the measure of "
+                 f"sense by {sense}.", parts)
 
 # %% ../nbs/claims.ipynb #d613f3f8
 def _saved():
-    "What one key-value head saves: measured in the study, or before it"
+    "Read cache and speed by the number of key-value heads: from the study, or from an earlier one"
     study, _ = read_whole("grouped")
     return (study or {}).get("together") or dict(short=read_study("kv_heads")["original"])
 
@@ -356,13 +362,13 @@ def _faster(measured):
     for batch, turns in measured["decoding_seconds"].items():
         for few in ("2 of 10", "1 of 10"):
             more = 100*(np.divide(turns["10 of 10"], turns[few]) - 1)       # turn by turn
-            name = f"{few} faster at batch {batch} behind {measured['filled']:,} tokens"
+            name = f"{few} heads faster at batch {batch}, {measured['filled']:,} tokens cached"
             parts[name] = Tested(contrast(more, "higher", 5), "% more tokens per second", "turns")
     return parts
 
 # %% ../nbs/claims.ipynb #9c835da4
 _GROUPS = tuple(f"{kv}_of_8_lose_nothing" for kv in (4, 2, 1))
-_TOLD_BATCH = 16
+_TOLD_HEADS = "2 of 10"          # grouped queries; 1 of 10 is multi-query
 
 @claim(10, "grouped-queries",
        "Grouped-query attention cuts the KV cache and speeds inference",
@@ -374,8 +380,9 @@ def _grouped_queries():
     for measured in (saved[k] for k in ("short", "long") if k in saved): speeds |= _faster(measured)
     cache = _share(saved["short"]["cache_bytes"])
     parts = {"a smaller cache": Tested(cache < .5, f"{cache:.0%} of the bytes")} | speeds
-    said = "; ".join(f"{name.replace(' faster', '')} {value_in_words(t, 0)}"
-                     for name, t in speeds.items() if f"batch {_TOLD_BATCH} " in name)
+    said = "; ".join(f"{value_in_words(t, 0)} {name.partition(' faster ')[2]}"
+                     for name, t in speeds.items() if name.startswith(_TOLD_HEADS))
     loss = differences_in_words(planned_parts("grouped", _GROUPS), "1 of 8 lose nothing")
     return Found(f"One key-value head instead of ten (multi-query) takes {cache:.0%} of the cache. "
-                 f"Decoding: {said}. The loss with fewer heads: {loss}.", parts)
+                 f"Decoding with two (grouped queries): {said}. The loss with fewer heads: "
+                 f"{loss}.", parts)

@@ -40,7 +40,7 @@ def attention_maps(
 def encode(
     tokenizer, # of the model
     text:str, # a story or its beginning
-    max_len:int|None = None, # keep at most so many tokens
+    max_len:int|None = None, # most tokens that are kept; None: all
 ) -> Tensor: # (1, seq) token ids, end-of-text first
     "Turn a text into what the model reads. Raises ValueError for an empty one"
     if not text.strip():
@@ -203,7 +203,7 @@ def matched_pairs(
     targets:set, # words to be tested
     frequency:Counter, # of words in the corpus
     exclude:set = frozenset(), # words that cannot be partners, beside the targets
-    near:int = 10, # a partner stands at most so many tokens away
+    near:int = 10, # tokens between a target and its partner, at most
 ) -> list: # of (position of a target, position of its partner)
     "Pair each target with the nearby word that is most like it in frequency"
     pairs, barred = [], targets | exclude

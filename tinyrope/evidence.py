@@ -22,14 +22,14 @@ from .verdicts import (MARGIN, Contrast, Tested, above_floor, contrasts, judged,
 @dataclass(frozen=True)
 class Found:
     "What was found about a claim"
-    line:str        # in one sentence
+    line:str        # in a few sentences
     parts:dict      # part, in words → `Tested`
 
 # %% ../nbs/evidence.ipynb #5862e05d
 @dataclass(frozen=True)
 class Claim:
     "A sentence of the write-up and how it is tested"
-    section:str     # of this page
+    section:str     # of the page of the claims
     text:str        # what the write-up says
     test:str        # what could refute it
     link:str        # where the test is explained
@@ -40,7 +40,7 @@ CLAIMS = {}
 
 def claim(
     number:int, # of the claim, from 1
-    section:str, # of this page
+    section:str, # of the page of the claims
     text:str, # what the write-up says
     test:str, # what could refute it
     link:str, # where the test is explained
@@ -57,26 +57,33 @@ def _tabulated(rows):
     lines = [rows[0], ["---"]*len(rows[0]), *rows[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
+# %% ../nbs/evidence.ipynb #49e338fc
+def _first_sentence(text):
+    "Cut a text after its first sentence"
+    first, dot, _ = text.partition(". ")
+    return first + dot.strip()
+
 # %% ../nbs/evidence.ipynb #d5e4e45a
 def claims_table(
     base:str = "", # comes before the links
+    brief:bool = False, # only the first sentence of what was found
 ) -> str: # markdown
     "Tabulate the claims: what the write-up says, the verdict, and what was found"
     rows = [["no.", "the write-up says", "verdict", "what was found"]]
     for number, c in sorted(CLAIMS.items()):
         found = c.find()
-        word = verdict(found.parts)
-        rows.append([f"[{number}]({base}claims.html#{c.section})", c.text, f"**{word}**",
-                     found.line])
+        word, line = verdict(found.parts), _first_sentence(found.line) if brief else found.line
+        rows.append([f"[{number}]({base}claims.html#{c.section})", c.text, f"**{word}**", line])
     return _tabulated(rows)
 
 # %% ../nbs/evidence.ipynb #c5f38c37
 def _evidence(t, among):
-    "Cells of a part among so many: what was measured, the bound, what was detectable, values"
+    "Cells of a part, one `among` so many: what was measured, bound, detectable, number of values"
     c = t.found
     if not isinstance(c, Contrast): return [t.unit, "", "", ""]
-    found = f"{say(c.mean, c.half, 3)} {t.unit}", f"{c.expected}, {c.bound:g}"
-    return [*found, f"{c.detectable(among):.3f}", f"{c.n:,} {t.of}"]
+    digits = 3 if c.half < 1 else 1
+    found = value_in_words(t, digits), f"{c.expected}, {c.bound:g}"
+    return [*found, f"{c.detectable(among):.{digits}f}", f"{c.n:,} {t.of}"]
 
 # %% ../nbs/evidence.ipynb #af16e0d9
 def evidence_table(
@@ -133,7 +140,8 @@ def read_whole(
 
 # %% ../nbs/evidence.ipynb #46f69ed9
 _UNITS = {"bits_per_byte": "bits per byte", "web_bits_per_byte": "bits per byte of web text",
-          "previous": "share of the weight", "sense": "share right", "early": "nats per token",
+          "previous": "share of the weight", "sense": "share of twins moved",
+          "early": "nats per token",
           "gap": "bits per byte",
           "auc": "area under the curve", "gain_1": "bits per byte", "gain_64": "bits per byte",
           "recited_64": "tokens"}
@@ -210,7 +218,8 @@ def value_in_words(
 ) -> str:
     "Write what a part has measured, or why it is not known yet"
     if not isinstance(part.found, Contrast): return f"not known yet ({part.unit})"
-    return f"{say(part.found.mean, part.found.half, digits)} {part.unit}"
+    unit = part.unit if part.unit.startswith("%") else f" {part.unit}"
+    return say(part.found.mean, part.found.half, digits, unit)
 
 # %% ../nbs/evidence.ipynb #dca8fe6b
 def differences_in_words(

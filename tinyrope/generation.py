@@ -67,9 +67,9 @@ class Sampling(Settings):
     "How to choose the next token. Raises ValueError for invalid values"
     repetition_penalty:number(1, 100) = 1.  # divides positive logits of tokens seen; 1: none
     temperature:number(0, 100) = .8         # 0 is greedy, 1 draws from the model as it is
-    top_k:whole(0) = 0                      # keep so many tokens; 0: all
-    top_p:number(1e-6, 1) = 1.              # keep the likeliest with so much probability
-    min_p:number(0, below=1) = 0.           # keep those at least so likely, relative to the likeliest
+    top_k:whole(0) = 0                      # tokens that are kept; 0: all
+    top_p:number(1e-6, 1) = 1.              # probability of the likeliest tokens that are kept
+    min_p:number(0, below=1) = 0.           # least probability that is kept, relative to the likeliest
     seed:whole(0, 2**63 - 1) = 0            # of the draws
 
     def __post_init__(self):

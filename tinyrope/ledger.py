@@ -217,7 +217,7 @@ def difference(
 # %% ../nbs/ledger.ipynb #16b69118
 def format_number(
     value:float, # a number
-    form:str = ".3f", # its format, as f-strings take it
+    form:str = "z.3f", # its format, as f-strings take it; z: no sign before a zero
 ) -> str:
     "Write a number with a minus sign"
     return format(value, form).replace("-", "−")
@@ -230,7 +230,7 @@ def say(
     unit:str = "", # written after it
 ) -> str:
     "Write a mean and its interval"
-    return f"{format_number(mean, f'.{digits}f')} ± {half:.{digits}f}{unit}"
+    return f"{format_number(mean, f'z.{digits}f')} ± {half:.{digits}f}{unit}"
 
 # %% ../nbs/ledger.ipynb #16350547
 def say_range(

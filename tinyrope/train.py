@@ -139,7 +139,7 @@ class TrainConfig(Settings):
     valid:optional(Text) = None             # texts for validation, as for `corpus`; None: a part of the corpus
     prompt:optional(Text) = None            # that samples continue; None: beginnings of validation texts
     original_data:bool = False              # filter, split and draw the stories as the original run did
-    max_stories:optional(Count) = None      # read at most so many; None: all
+    max_stories:optional(Count) = None      # most stories that are read; None: all
     tokenizer:Text = "bpe"                  # "bpe": train one on the corpus; "gpt2"; or a tokenizer.json
     batch_size:Count = 24                   # rows in a step, over all processes
     mask_stories:bool = True                # keep the stories packed into a row apart in attention
