@@ -380,9 +380,10 @@ def _grouped_queries():
     for measured in (saved[k] for k in ("short", "long") if k in saved): speeds |= _faster(measured)
     cache = _share(saved["short"]["cache_bytes"])
     parts = {"a smaller cache": Tested(cache < .5, f"{cache:.0%} of the bytes")} | speeds
-    said = "; ".join(f"{value_in_words(t, 0)} {name.partition(' faster ')[2]}"
+    said = "; ".join(f"{say(t.found.mean, t.found.half, 0)}% {name.partition(' faster ')[2]}"
                      for name, t in speeds.items() if name.startswith(_TOLD_HEADS))
-    loss = differences_in_words(planned_parts("grouped", _GROUPS), "1 of 8 lose nothing")
+    loss = "; ".join(f"{name.partition(' lose')[0]} heads {value_in_words(t)}"
+                     for name, t in planned_parts("grouped", _GROUPS).items())
     return Found(f"One key-value head instead of ten (multi-query) takes {cache:.0%} of the cache. "
-                 f"Decoding with two (grouped queries): {said}. The loss with fewer heads: "
-                 f"{loss}.", parts)
+                 f"With two (grouped queries), more tokens are decoded per second: {said}. Models of "
+                 f"equal size with fewer key-value heads have a worse loss, by: {loss}.", parts)
